@@ -1,0 +1,1 @@
+"""onnxopt: optimizes ONNX models and checks the result in ONNX Runtime."""

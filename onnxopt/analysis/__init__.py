@@ -1,0 +1,1 @@
+"""Read-only questions to a model. Nothing in here changes one."""

@@ -1,0 +1,49 @@
+"""The errors a user can meet. Each message is one sentence: what, where, and the way out."""
+
+from __future__ import annotations
+
+__all__ = [
+    "FeedError",
+    "ModelError",
+    "OnnxoptError",
+    "OptionError",
+    "PassFailure",
+    "RuntimeCrashError",
+    "RuntimeRefusalError",
+]
+
+
+class OnnxoptError(Exception):
+    """Base of every error that onnxopt raises on purpose; the command line prints it and exits 1."""
+
+
+class ModelError(OnnxoptError):
+    """A model file cannot be read, is not valid, or cannot be written."""
+
+
+class OptionError(OnnxoptError):
+    """An option, pass, pipeline or recipe is not understood."""
+
+
+class FeedError(OnnxoptError):
+    """Input data does not fit the model's signature, or none could be made up."""
+
+
+class RuntimeRefusalError(OnnxoptError):
+    """ONNX Runtime raised an error when it loaded or ran a model."""
+
+
+class RuntimeCrashError(OnnxoptError):
+    """The process that ran a model in ONNX Runtime died or had to be stopped."""
+
+
+class PassFailure(OnnxoptError):  # noqa: N818 - it is an outcome that the optimizer handles
+    """A pass raised an exception.
+
+    Attributes:
+        pass_name: The pass that failed.
+    """
+
+    def __init__(self, pass_name: str, message: str) -> None:
+        super().__init__(f"pass '{pass_name}' failed: {message}")
+        self.pass_name = pass_name

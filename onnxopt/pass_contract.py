@@ -1,0 +1,112 @@
+"""What a pass is: its kind, its typed options, and what it reports."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import enum
+from collections import Counter
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+
+__all__ = ["Kind", "NoOptions", "Outcome", "Pass", "Refusal"]
+
+
+class Kind(enum.StrEnum):
+    """What a pass does to the numbers."""
+
+    #: The same numbers, up to floating-point reassociation.
+    EXACT = "exact"
+    #: Other numbers; needs an accuracy budget.
+    LOSSY = "lossy"
+    #: The same numbers in other bytes.
+    STORAGE = "storage"
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Why a pass left something alone.
+
+    Attributes:
+        rule: The rule that looked at it.
+        reason: One phrase, without names, so that refusals can be counted.
+        node: Name of the node it would have started from.
+    """
+
+    rule: str
+    reason: str
+    node: str = ""
+
+
+@dataclasses.dataclass
+class Outcome(ir.passes.PassResult):
+    """What a pass did.
+
+    Attributes:
+        matched: How often each rule found its pattern.
+        rewritten: How often each rule changed the model.
+        refusals: Each place that was left alone, with the reason.
+        seconds: Time by rule, where the pass measures it.
+    """
+
+    matched: Counter[str] = dataclasses.field(default_factory=Counter)
+    rewritten: Counter[str] = dataclasses.field(default_factory=Counter)
+    refusals: list[Refusal] = dataclasses.field(default_factory=list)
+    seconds: Counter[str] = dataclasses.field(default_factory=Counter)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """The options of a pass that has none."""
+
+
+class Pass(ir.passes.InPlacePass):
+    """A pass of onnxopt; also a pass of onnx_ir, so it can be used wherever those are.
+
+    A subclass sets `name` and implements `run`. Its docstring says what it rewrites, the maths,
+    when it is exact, and what it leaves alone. It works on all graphs of the model (bodies of
+    control flow and functions too) or says that it does not.
+
+    Attributes:
+        name: Name in pipelines, in kebab-case.
+        kind: What it does to the numbers.
+        Options: A frozen dataclass of typed options, all with defaults.
+        max_rewrites: Stop after so many rewrites; how `bisect` finds the one that breaks a model.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind] = Kind.EXACT
+    Options: ClassVar[type] = NoOptions
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__()
+        self.options = self.Options() if options is None else options
+        self.max_rewrites: int | None = None
+
+    @abc.abstractmethod
+    def run(self, model: ir.Model) -> Outcome:
+        """Rewrite the model in place and say what was done."""
+
+    def call(self, model: ir.Model) -> Outcome:
+        """Run as a pass of onnx_ir."""
+        return self.run(model)
+
+    @property
+    def text(self) -> str:
+        """The pass as it stands in a pipeline, with the options that differ from the default."""
+        default = self.Options()
+        given = [
+            f"{field.name.replace('_', '-')}={_format(getattr(self.options, field.name))}"
+            for field in dataclasses.fields(self.options)
+            if getattr(self.options, field.name) != getattr(default, field.name)
+        ]
+        return self.name + (f"{{{','.join(given)}}}" if given else "")
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "|".join(_format(item) for item in value)
+    return str(value.value) if isinstance(value, enum.Enum) else str(value)

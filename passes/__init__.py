@@ -1,0 +1,67 @@
+"""The rewrites of onnxopt. One pass, one file.
+
+`PASSES` is the table that the engine finds through the entry-point group ``onnxopt.passes``: name
+to class, imported when first asked for. Adding a pass is a file and a line here.
+`PIPELINES` names whole pipelines (group ``onnxopt.pipelines``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+
+__all__ = ["PASSES", "PIPELINES"]
+
+#: Name of each pass, and the module and class that implement it.
+_LOCATIONS = {
+    "infer-shapes": "infer_shapes:InferShapes",
+    "inline-functions": "inline_functions:InlineFunctions",
+    "lift-constants": "lift_constants:LiftConstants",
+    "fold-constants": "fold_constants:FoldConstants",
+    "fold-shapes": "fold_shapes:FoldShapes",
+    "resolve-control-flow": "resolve_control_flow:ResolveControlFlow",
+    "eliminate-identities": "eliminate_identities:EliminateIdentities",
+    "eliminate-no-ops": "eliminate_no_ops:EliminateNoOps",
+    "eliminate-common-subexpressions": "eliminate_common_subexpressions:EliminateCommonSubexpressions",
+    "deduplicate-initializers": "deduplicate_initializers:DeduplicateInitializers",
+    "eliminate-dead-code": "eliminate_dead_code:EliminateDeadCode",
+    "fuse-affine": "fuse_affine:FuseAffine",
+    "fuse-pad": "fuse_pad:FusePad",
+    "fuse-matmul-add": "fuse_matmul_add:FuseMatMulAdd",
+    "simplify-casts": "simplify_casts:SimplifyCasts",
+    "simplify-clips": "simplify_clips:SimplifyClips",
+    "merge-reshapes": "merge_reshapes:MergeReshapes",
+    "merge-slices": "merge_slices:MergeSlices",
+    "merge-concats": "merge_concats:MergeConcats",
+    "push-transposes": "push_transposes:PushTransposes",
+    "fuse-activations": "fuse_activations:FuseActivations",
+    "fuse-gelu": "fuse_gelu:FuseGelu",
+    "fuse-layer-norm": "fuse_layer_norm:FuseLayerNorm",
+    "fuse-softmax": "fuse_softmax:FuseSoftmax",
+}
+
+
+class _LazyTable(Mapping[str, type[ir.passes.PassBase]]):
+    """Imports a pass when it is asked for, so that a short pipeline starts quickly."""
+
+    def __getitem__(self, name: str) -> type[ir.passes.PassBase]:
+        module, _, attribute = _LOCATIONS[name].partition(":")
+        found = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        assert isinstance(found, type)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_LOCATIONS)
+
+    def __len__(self) -> int:
+        return len(_LOCATIONS)
+
+
+PASSES: Mapping[str, type[ir.passes.PassBase]] = _LazyTable()
+
+#: ``exact`` is what `optimize` runs by default, until nothing changes any more.
+PIPELINES: Mapping[str, str] = {
+    "exact": "eliminate-identities",
+}

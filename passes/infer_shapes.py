@@ -1,0 +1,93 @@
+"""Find out element types and shapes that the file does not state.
+
+Runs ONNX's own inference, with propagation of shape data, on the model without its large weights,
+and merges what it finds: a known number replaces a symbol or an unknown, a symbol replaces an
+unknown, nothing known is ever given up. The facts serve the other passes; those that the file did
+not state are not written to the output, which would grow by them.
+
+Exact: nothing the model computes changes. Left alone: values whose inferred type or rank
+contradicts the stated one, and everything when inference fails as a whole.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import onnx
+import onnx_ir as ir
+
+from onnxopt.model import light_proto
+from onnxopt.pass_contract import Outcome, Pass, Refusal
+
+__all__ = ["InferShapes"]
+
+logger = logging.getLogger(__name__)
+
+
+class InferShapes(Pass):
+    """Annotate values with the element types and shapes that ONNX's inference finds."""
+
+    name = "infer-shapes"
+
+    def run(self, model: ir.Model) -> Outcome:
+        """Annotate in place; ``modified`` says whether anything new was found."""
+        outcome = Outcome(model, False)
+        try:
+            proto = onnx.shape_inference.infer_shapes(light_proto(model), data_prop=True)
+        except Exception as error:  # the library has no error type of its own for all its checks
+            logger.info("shape inference failed", exc_info=error)
+            reason = f"inference failed: {str(error).strip().splitlines()[0]}"
+            outcome.refusals.append(Refusal(self.name, reason))
+            return outcome
+        found = _infos(proto.graph)
+        for graph in model.graphs():
+            for node in graph:
+                for value in node.outputs:
+                    info = found.get(value.name or "")
+                    if info is not None and _merge(value, info):
+                        outcome.rewritten[self.name] += 1
+        outcome.modified = bool(outcome.rewritten)
+        return outcome
+
+
+def _infos(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
+    infos = {info.name: info for info in (*graph.value_info, *graph.output)}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                infos.update(_infos(attribute.g))
+            for inner in attribute.graphs:
+                infos.update(_infos(inner))
+    return infos
+
+
+def _merge(value: ir.Value, info: onnx.ValueInfoProto) -> bool:
+    """Add what the inferred type knows and the value does not; say whether that was anything."""
+    inferred_type = ir.serde.deserialize_type_proto_for_type(info.type)
+    inferred = ir.serde.deserialize_type_proto_for_shape(info.type)
+    changed = False
+    if value.type is None and inferred_type is not None:
+        value.type = inferred_type
+        changed = True
+    elif inferred_type is not None and value.type != inferred_type:
+        return False
+    if inferred is None:
+        return changed
+    if value.shape is None:
+        value.shape = inferred
+        return True
+    if len(value.shape) != len(inferred):
+        return changed
+    dims: list[int | str | None] = []
+    for known, new in zip(value.shape, inferred, strict=True):
+        if isinstance(known, int):
+            dims.append(known)
+        elif isinstance(new, int):
+            dims.append(new)
+        else:
+            dims.append(known.value if known.value is not None else new.value)
+    merged = ir.Shape(dims)
+    if merged != value.shape:
+        value.shape = merged
+        return True
+    return changed
