@@ -1,0 +1,213 @@
+"""The process in which models run; started by `onnxopt.runtime.worker`, never imported by it.
+
+It answers one request at a time: a method name of `Server` and keyword arguments. Each answer is
+``("ok", value)``, or ``("refused", message)`` when ONNX Runtime raises.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import json
+import os
+import pathlib
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Client
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime as ort
+
+from onnxopt.runtime.messages import Kernel, Port, SessionInfo
+
+#: Element types that ONNX Runtime's Python interface hands over as raw bits.
+_RAW_TYPES: Mapping[str, tuple[int, type]] = {
+    "tensor(bfloat16)": (16, ml_dtypes.bfloat16),
+    "tensor(float8e4m3fn)": (17, ml_dtypes.float8_e4m3fn),
+    "tensor(float8e4m3fnuz)": (18, ml_dtypes.float8_e4m3fnuz),
+    "tensor(float8e5m2)": (19, ml_dtypes.float8_e5m2),
+    "tensor(float8e5m2fnuz)": (20, ml_dtypes.float8_e5m2fnuz),
+}
+_LEVELS = {
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+#: One timed sample lasts at least this long, so that the clock's own cost does not count.
+_SHORTEST_SAMPLE_SECONDS = 2e-3
+
+
+class Server:
+    """The requests a client can make."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[int, ort.InferenceSession] = {}
+        self._profile_folder = tempfile.TemporaryDirectory(prefix="onnxopt-profile-")
+        self._next = 0
+
+    def open(
+        self,
+        model: str | bytes,
+        threads: int = 1,
+        level: str = "all",
+        profile: bool = False,
+        config: Mapping[str, str] | None = None,
+    ) -> SessionInfo:
+        """Load a model from a path or its bytes."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.graph_optimization_level = _LEVELS[level]
+        for key, value in (config or {}).items():
+            options.add_session_config_entry(key, value)
+        if profile:
+            options.enable_profiling = True
+            options.profile_file_prefix = os.path.join(self._profile_folder.name, "profile")
+        start = time.perf_counter()
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        seconds = time.perf_counter() - start
+        self._next += 1
+        self._sessions[self._next] = session
+        overridable = session.get_overridable_initializers()
+        return SessionInfo(
+            self._next,
+            seconds,
+            tuple(_port(each) for each in session.get_inputs()),
+            tuple(_port(each) for each in session.get_outputs()),
+            tuple(_port(each) for each in overridable),
+        )
+
+    def close(self, session: int) -> None:
+        """Forget a session."""
+        self._sessions.pop(session, None)
+
+    def run(self, session: int, feed: Mapping[str, Any]) -> list[Any]:
+        """Run once and give all outputs."""
+        return _run(self._sessions[session], feed)
+
+    def evaluate(self, model: bytes, feed: Mapping[str, Any]) -> list[Any]:
+        """Load a small model without optimizing it, run it once and forget it."""
+        info = self.open(model, level="disabled")
+        try:
+            return _run(self._sessions[info.session], feed)
+        finally:
+            self.close(info.session)
+
+    def kernels(self, session: int) -> list[Kernel]:
+        """What ran since the session was opened for profiling; ends the profiling."""
+        path = pathlib.Path(self._sessions[session].end_profiling())
+        try:
+            events = json.loads(path.read_text())
+        finally:
+            path.unlink(missing_ok=True)
+        return _kernels(events)
+
+    def time(
+        self, sessions: Sequence[int], feed: Mapping[str, Any], seconds: float, least: int
+    ) -> list[list[float]]:
+        """Time sessions on one feed, in turn, for at least ``least`` rounds.
+
+        The order is reversed every other round, so that a drift of the machine's speed falls on all
+        of them alike.
+
+        Returns:
+            Seconds for one run, by session and round.
+        """
+        chosen = [self._sessions[session] for session in sessions]
+        repeats = []
+        for session in chosen:
+            _run(session, feed)
+            repeats.append(max(1, round(_SHORTEST_SAMPLE_SECONDS / max(_sample(session, feed, 1), 1e-9))))
+        samples: list[list[float]] = [[] for _ in chosen]
+        end = time.perf_counter() + seconds
+        count = 0
+        while count < least or time.perf_counter() < end:
+            order = range(len(chosen)) if count % 2 == 0 else reversed(range(len(chosen)))
+            for index in order:
+                samples[index].append(_sample(chosen[index], feed, repeats[index]))
+            count += 1
+        return samples
+
+    def peak_memory(self) -> int:
+        """Largest resident size of this process so far, in bytes."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _sample(session: ort.InferenceSession, feed: Mapping[str, Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        _run(session, feed)
+    return (time.perf_counter() - start) / repeats
+
+
+def _run(session: ort.InferenceSession, feed: Mapping[str, Any]) -> list[Any]:
+    types = {each.type for each in (*session.get_inputs(), *session.get_outputs())}
+    if not types & _RAW_TYPES.keys():
+        return list(session.run(None, dict(feed)))
+    wrapped = {name: _wrap(value) for name, value in feed.items()}
+    return [_unwrap(value) for value in session.run_with_ort_values(None, wrapped)]
+
+
+def _wrap(value: Any) -> ort.OrtValue:
+    array = np.asarray(value)
+    for number, dtype in _RAW_TYPES.values():
+        if array.dtype == dtype:
+            bits = array.view(np.uint16 if array.itemsize == 2 else np.uint8)
+            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, number)
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _unwrap(value: ort.OrtValue) -> Any:
+    raw = _RAW_TYPES.get(value.data_type())
+    if raw is None:
+        return value.numpy()
+    dtype = np.dtype(raw[1])
+    count = int(np.prod(value.shape(), dtype=np.int64))
+    content = ctypes.string_at(value.data_ptr(), count * dtype.itemsize) if count else b""
+    return np.frombuffer(content, dtype=dtype).reshape(value.shape())
+
+
+def _port(node_arg: Any) -> Port:
+    shape = tuple(dim if isinstance(dim, int | str) else None for dim in node_arg.shape or ())
+    return Port(node_arg.name, node_arg.type, shape)
+
+
+def _kernels(events: Sequence[Mapping[str, Any]]) -> list[Kernel]:
+    """One entry a node of the optimized graph that ran, with the time of all its runs."""
+    spent: dict[tuple[str, str], float] = collections.defaultdict(float)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            arguments = event.get("args", {})
+            op_type = arguments.get("op_name", "")
+            key = (event["name"].removesuffix("_kernel_time"), op_type)
+            spent[key] += float(event["dur"]) * 1e-6
+    return [Kernel(name, op_type, seconds) for (name, op_type), seconds in spent.items()]
+
+
+def main() -> None:
+    """Answer requests until the client hangs up. The address is the argument, the key on stdin."""
+    key = bytes.fromhex(sys.stdin.readline().strip())
+    server = Server()
+    with Client(sys.argv[1], authkey=key) as connection:
+        while True:
+            try:
+                method, arguments = connection.recv()
+            except EOFError:
+                return
+            try:
+                answer = ("ok", getattr(server, method)(**arguments))
+            except Exception as error:  # the runtime raises many types; the client decides
+                answer = ("refused", f"{str(error).strip() or type(error).__name__}")
+            connection.send(answer)
+
+
+if __name__ == "__main__":
+    main()

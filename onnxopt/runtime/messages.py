@@ -1,0 +1,56 @@
+"""What the worker and its child process tell each other."""
+
+from __future__ import annotations
+
+import dataclasses
+
+__all__ = ["Kernel", "Port", "SessionInfo"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Port:
+    """An input or output as the runtime sees it.
+
+    Attributes:
+        name: Its name.
+        type: The runtime's type string, such as ``tensor(float)`` or ``seq(tensor(int64))``.
+        shape: Numbers, symbols, or None for an unknown size; empty for anything but tensors.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionInfo:
+    """A model that the runtime has loaded.
+
+    Attributes:
+        session: Handle for further requests.
+        load_seconds: Time to create the session.
+        inputs: Required inputs.
+        outputs: Outputs.
+        overridable: Initializers that may be fed instead of their default.
+    """
+
+    session: int
+    load_seconds: float
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    overridable: tuple[Port, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A node of the runtime's optimized graph that ran.
+
+    Attributes:
+        node: Name of the node.
+        op_type: Operator the runtime chose, such as ``FusedConv``.
+        seconds: Time it took, all runs together.
+    """
+
+    node: str
+    op_type: str
+    seconds: float
