@@ -14,7 +14,7 @@ __all__ = [
 
 
 class OnnxoptError(Exception):
-    """Base of every error that onnxopt raises on purpose; the command line prints it and exits 1."""
+    """Base of every error that is raised on purpose; the command line prints it and exits 1."""
 
 
 class ModelError(OnnxoptError):

@@ -125,7 +125,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
 def from_proto(proto: onnx.ModelProto) -> ir.Model:
     """Turn a `ModelProto` into a model in the normal form of `load`. The proto is not changed."""
     proto = _normalized(proto)
-    model = ir.from_proto(proto)
+    model: ir.Model = ir.from_proto(proto)
     model.meta[_META_INTERFACE] = Interface.of(model)
     model.meta[_META_VALUE_INFO] = frozenset(_value_info_names(proto))
     model.meta[_META_EXTERNAL] = any(_is_external(tensor) for tensor in _tensors(proto))
@@ -319,10 +319,9 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
             dense.reshape(-1)[indices] = values
     except (IndexError, ValueError) as error:
         raise ModelError(f"sparse initializer '{name}' has indices outside {dims}") from error
-    tensor = onnx.TensorProto(
+    return onnx.TensorProto(
         name=name, data_type=sparse.values.data_type, dims=dims, raw_data=dense.tobytes()
     )
-    return tensor
 
 
 def _check_external_data(proto: onnx.ModelProto, folder: pathlib.Path) -> None:
@@ -350,8 +349,8 @@ def _check_external_data(proto: onnx.ModelProto, folder: pathlib.Path) -> None:
             )
         if offset + length > checked[location]:
             raise ModelError(
-                f"external data file '{location}' is too short: tensor '{tensor.name}' ends at byte "
-                f"{offset + length}, the file has {checked[location]}"
+                f"external data file '{location}' is too short: tensor '{tensor.name}' ends at "
+                f"byte {offset + length}, the file has {checked[location]}"
             )
         if checksum := fields.get("checksum"):
             key = (location, checksum.lower())
@@ -371,8 +370,8 @@ def _external_file_size(folder: pathlib.Path, location: str, tensor: str) -> int
     path = folder / location
     if os.path.isabs(location) or ".." in pathlib.PurePath(location).parts:
         raise ModelError(
-            f"tensor '{tensor}' asks for '{location}', which is outside the model's folder; move the "
-            "data beside the model"
+            f"tensor '{tensor}' asks for '{location}', which is outside the model's folder; "
+            "move the data beside the model"
         )
     if not path.resolve().is_relative_to(inside):
         raise ModelError(
@@ -387,8 +386,8 @@ def _external_file_size(folder: pathlib.Path, location: str, tensor: str) -> int
         ) from error
     if status.st_nlink > 1:
         raise ModelError(
-            f"external data file '{location}' has several hard links and may be a file from outside "
-            "the model's folder; copy the data"
+            f"external data file '{location}' has several hard links and may be a file from "
+            "outside the model's folder; copy the data"
         )
     return status.st_size
 
@@ -468,7 +467,8 @@ def _tensor_head(value: ir.Value) -> bytes:
         head.doc_string = tensor.doc_string
     for key, text in tensor.metadata_props.items():
         head.metadata_props.add(key=key, value=text)
-    return head.SerializeToString() + _TAG_TENSOR_RAW_DATA + _varint(_nbytes(value))
+    start: bytes = head.SerializeToString()
+    return start + _TAG_TENSOR_RAW_DATA + _varint(_nbytes(value))
 
 
 def _varint(number: int) -> bytes:
@@ -533,8 +533,7 @@ def _without_initializers(model: ir.Model, limit_bytes: int) -> Iterator[list[ir
         yield large
     finally:
         for value in everything:
-            if value.name in initializers:
-                initializers.pop(value.name)
+            initializers.pop(value.name or "", None)
         for value in everything:
             initializers.add(value)
 

@@ -1,8 +1,9 @@
-"""What a pass is: its kind, its typed options, and what it reports."""
+"""What a pass is: its kind, its typed options, what it reports, and who may look on."""
 
 from __future__ import annotations
 
 import abc
+import collections
 import dataclasses
 import enum
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-__all__ = ["Kind", "NoOptions", "Outcome", "Pass", "Refusal"]
+__all__ = ["Instrument", "Kind", "NoOptions", "Outcome", "Pass", "PassReport", "Refusal"]
 
 
 class Kind(enum.StrEnum):
@@ -53,7 +54,9 @@ class Outcome(ir.passes.PassResult):
     matched: Counter[str] = dataclasses.field(default_factory=Counter)
     rewritten: Counter[str] = dataclasses.field(default_factory=Counter)
     refusals: list[Refusal] = dataclasses.field(default_factory=list)
-    seconds: Counter[str] = dataclasses.field(default_factory=Counter)
+    seconds: dict[str, float] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(float)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +105,43 @@ class Pass(ir.passes.InPlacePass):
             if getattr(self.options, field.name) != getattr(default, field.name)
         ]
         return self.name + (f"{{{','.join(given)}}}" if given else "")
+
+
+@dataclasses.dataclass
+class PassReport:
+    """What one run of one pass did.
+
+    Attributes:
+        name: The pass.
+        round: The round of the pipeline, from 0.
+        outcome: Its counters and refusals.
+        facts: What instruments measured (seconds, nodes, bytes), by their key.
+    """
+
+    name: str
+    round: int
+    outcome: Outcome
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Instrument:
+    """Looks on while passes run. Override what you need.
+
+    An instrument may raise `OnnxoptError` from `after_pass` to say that the pass must not stand.
+    """
+
+    def should_run(self, pass_: Pass, model: ir.Model) -> bool:
+        """Return False to have this pass skipped."""
+        return True
+
+    def before_pass(self, pass_: Pass, model: ir.Model) -> None:
+        """Look at the model just before a pass."""
+
+    def after_pass(self, pass_: Pass, model: ir.Model, report: PassReport) -> None:
+        """Look at what a pass did."""
+
+    def pass_failed(self, pass_: Pass, model: ir.Model, error: Exception) -> None:
+        """Look at a model that a pass left half-way."""
 
 
 def _format(value: Any) -> str:

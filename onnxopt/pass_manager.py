@@ -20,12 +20,10 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxopt.errors import OnnxoptError, OptionError, PassFailure
-from onnxopt.pass_contract import Kind, Outcome, Pass
+from onnxopt.pass_contract import Instrument, Kind, Outcome, Pass, PassReport
 
 __all__ = [
-    "Instrument",
     "PassManager",
-    "PassReport",
     "available_passes",
     "available_pipelines",
     "format_pipeline",
@@ -52,43 +50,6 @@ class _ForeignPass(Pass):
         if result.modified:
             outcome.rewritten[self.name] = 1
         return outcome
-
-
-@dataclasses.dataclass
-class PassReport:
-    """What one run of one pass did.
-
-    Attributes:
-        name: The pass.
-        round: The round of the pipeline, from 0.
-        outcome: Its counters and refusals.
-        facts: What instruments measured (seconds, nodes, bytes), by their key.
-    """
-
-    name: str
-    round: int
-    outcome: Outcome
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-class Instrument:
-    """Looks on while passes run. Override what you need.
-
-    An instrument may raise `OnnxoptError` from `after_pass` to say that the pass must not stand.
-    """
-
-    def should_run(self, pass_: Pass, model: ir.Model) -> bool:
-        """Return False to have this pass skipped."""
-        return True
-
-    def before_pass(self, pass_: Pass, model: ir.Model) -> None:
-        """Look at the model just before a pass."""
-
-    def after_pass(self, pass_: Pass, model: ir.Model, report: PassReport) -> None:
-        """Look at what a pass did."""
-
-    def pass_failed(self, pass_: Pass, model: ir.Model, error: Exception) -> None:
-        """Look at a model that a pass left half-way."""
 
 
 class PassManager:

@@ -124,7 +124,9 @@ class Server:
         repeats = []
         for session in chosen:
             _run(session, feed)
-            repeats.append(max(1, round(_SHORTEST_SAMPLE_SECONDS / max(_sample(session, feed, 1), 1e-9))))
+            repeats.append(
+                max(1, round(_SHORTEST_SAMPLE_SECONDS / max(_sample(session, feed, 1), 1e-9)))
+            )
         samples: list[list[float]] = [[] for _ in chosen]
         end = time.perf_counter() + seconds
         count = 0

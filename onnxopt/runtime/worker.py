@@ -181,7 +181,9 @@ class Worker:
         except OSError as error:
             reason = self._last_words()
             self.stop()
-            raise RuntimeCrashError(f"the process for ONNX Runtime did not start{reason}") from error
+            raise RuntimeCrashError(
+                f"the process for ONNX Runtime did not start{reason}"
+            ) from error
         assert isinstance(connection, Connection)
         return connection
 

@@ -1,0 +1,220 @@
+"""Hold a candidate against the original: does it load, keep its interface, and give the answers.
+
+The runtime's default optimization level is what users deploy, so that is what is compared. Where a
+candidate's outputs are out of tolerance, the original is asked how far apart it is from itself
+without the runtime's optimizations: a model that rounding alone moves that far cannot be held to
+less.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import onnx_ir as ir
+
+from onnxopt.errors import OnnxoptError, RuntimeCrashError, RuntimeRefusalError
+from onnxopt.instruments.fusions import census, lost_fusions
+from onnxopt.model import Interface, stage
+from onnxopt.pass_contract import Instrument, Pass, PassReport
+from onnxopt.runtime.compare import Difference, Tolerance, compare
+from onnxopt.runtime.trial import Trial, try_model
+from onnxopt.runtime.worker import Worker
+
+__all__ = ["Objection", "PassRejectedError", "Referee", "VerifyEach"]
+
+#: A candidate may be so many times further off than the original is from its unoptimized self.
+_NOISE_ALLOWANCE = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Objection:
+    """Why a candidate must not stand in for the original.
+
+    Attributes:
+        kind: What went wrong.
+        message: One phrase with the particulars.
+    """
+
+    kind: Literal["interface", "crash", "refused", "outputs", "fusions", "size", "speed"]
+    message: str
+
+
+class PassRejectedError(OnnxoptError):
+    """The model was no good after a pass.
+
+    Attributes:
+        pass_name: The pass.
+        objection: What was wrong.
+    """
+
+    def __init__(self, pass_name: str, objection: Objection) -> None:
+        super().__init__(f"after pass '{pass_name}': {objection.message}")
+        self.pass_name = pass_name
+        self.objection = objection
+
+
+class Referee:
+    """Knows what the original does and says what a candidate does worse.
+
+    Args:
+        worker: Where models run.
+        original: Path of the original model.
+        interface: The original's interface.
+        feeds: Inputs of the runs that are compared.
+        threads: Threads for one operator.
+        tolerance: How far outputs may be apart.
+        seconds: Time to spend on a first look at each model's speed; 0 for none.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        original: str | os.PathLike[str],
+        interface: Interface,
+        feeds: Sequence[dict[str, Any]],
+        *,
+        threads: int = 1,
+        tolerance: Tolerance | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        self.feeds = list(feeds)
+        self.interface = interface
+        self.tolerance = tolerance or Tolerance()
+        self._worker = worker
+        self._original = original
+        self._threads = threads
+        self._seconds = seconds
+        self.reference = self._try(original)
+        self._own_noise: list[list[Difference]] | None = None
+
+    def judge(
+        self, candidate: str | os.PathLike[str], *, fusions: bool = True
+    ) -> tuple[Objection | None, Trial | None, list[Difference]]:
+        """Run a candidate.
+
+        Returns:
+            The first objection, or None; what the run showed, if it ran; and how each output of
+            each feed differs.
+        """
+        try:
+            trial = self._try(candidate)
+        except RuntimeCrashError as error:
+            return Objection("crash", str(error)), None, []
+        except RuntimeRefusalError as error:
+            return Objection("refused", f"ONNX Runtime refuses the model: {error}"), None, []
+        ports = [(port.name, port.type) for port in (*trial.info.inputs, *trial.info.outputs)]
+        wanted = [
+            (port.name, port.type)
+            for port in (*self.reference.info.inputs, *self.reference.info.outputs)
+        ]
+        if ports != wanted:
+            return Objection("interface", "inputs or outputs changed"), trial, []
+        differences, wrong = self._differences(trial)
+        if wrong is not None:
+            return (
+                Objection("outputs", f"output '{wrong.output}' {wrong.reason}"),
+                trial,
+                differences,
+            )
+        if fusions:
+            lost = lost_fusions(census(self.reference.kernels), census(trial.kernels))
+            if lost:
+                message = f"ONNX Runtime fuses less: {'; '.join(lost)}"
+                return Objection("fusions", message), trial, differences
+        return None, trial, differences
+
+    def _try(self, model: str | os.PathLike[str]) -> Trial:
+        return try_model(
+            self._worker, model, self.feeds, threads=self._threads, seconds=self._seconds
+        )
+
+    def _differences(self, trial: Trial) -> tuple[list[Difference], Difference | None]:
+        """All differences, and the first that even the original's own noise does not explain."""
+        names = [port.name for port in self.reference.info.outputs]
+        everything: list[Difference] = []
+        wrong: Difference | None = None
+        for index, (expected, actual) in enumerate(
+            zip(self.reference.outputs, trial.outputs, strict=True)
+        ):
+            for difference in compare(expected, actual, names, self.tolerance):
+                if not difference.agrees and self._is_noise(index, difference):
+                    difference = dataclasses.replace(difference, agrees=True, reason="")
+                if not difference.agrees and wrong is None:
+                    wrong = difference
+                everything.append(difference)
+        return everything, wrong
+
+    def _is_noise(self, feed: int, difference: Difference) -> bool:
+        if self._own_noise is None:
+            plain = try_model(
+                self._worker,
+                self._original,
+                self.feeds,
+                threads=self._threads,
+                level="disabled",
+            )
+            names = [port.name for port in self.reference.info.outputs]
+            self._own_noise = [
+                compare(expected, actual, names, self.tolerance)
+                for expected, actual in zip(self.reference.outputs, plain.outputs, strict=True)
+            ]
+        return any(
+            own.output == difference.output
+            and own.max_abs < float("inf")
+            and difference.max_abs <= _NOISE_ALLOWANCE * own.max_abs
+            for own in self._own_noise[feed]
+        )
+
+
+class VerifyEach(Instrument):
+    """Judges the model after every pass that changed it.
+
+    Args:
+        referee: Runs the model; None to check the interface only.
+        folder: A folder for the models it writes.
+    """
+
+    def __init__(self, referee: Referee | None, folder: pathlib.Path) -> None:
+        self._referee = referee
+        self._folder = folder
+
+    def after_pass(self, pass_: Pass, model: ir.Model, report: PassReport) -> None:
+        """Raise `PassRejectedError` when the model is no good any more."""
+        if not report.outcome.modified or self._referee is None:
+            return
+        staged = stage(model, self._folder / "candidate.onnx")
+        try:
+            objection, _, _ = self._referee.judge(staged.path)
+        finally:
+            staged.discard()
+        if objection is not None:
+            raise PassRejectedError(pass_.name, objection)
+
+
+class KeepInterface(Instrument):
+    """Checks after every pass that inputs, outputs, opset imports and metadata are the same.
+
+    Element types and shapes of outputs may be refined meanwhile; they are put back when saving.
+    """
+
+    def __init__(self, interface: Interface) -> None:
+        self._before = _without_types(interface)
+
+    def after_pass(self, pass_: Pass, model: ir.Model, report: PassReport) -> None:
+        """Raise `PassRejectedError` when something is not."""
+        if report.outcome.modified:
+            change = self._before.difference(_without_types(Interface.of(model)))
+            if change is not None:
+                raise PassRejectedError(pass_.name, Objection("interface", change))
+
+
+def _without_types(interface: Interface) -> Interface:
+    return dataclasses.replace(
+        interface,
+        inputs=tuple((name, b"") for name, _ in interface.inputs),
+        outputs=tuple((name, b"") for name, _ in interface.outputs),
+    )
