@@ -72,7 +72,7 @@ def read_feeds(path: pathlib.Path, model: ir.Model, limit: int | None = None) ->
 
 
 def make_feeds(
-    model: ir.Model, request: FeedRequest, try_run: Callable[[Feed], None]
+    model: ir.Model, request: FeedRequest, try_run: Callable[[Feed], object]
 ) -> list[Feed]:
     """Make up feeds that the model runs with.
 

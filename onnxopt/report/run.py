@@ -1,0 +1,155 @@
+"""The report of one optimization, as data.
+
+`RunReport.to_dict` is the content of ``--report report.json``; everything that is shown anywhere
+comes from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from onnxopt.pass_contract import PassReport
+from onnxopt.runtime.compare import Difference
+from onnxopt.runtime.statistics import Latency, Ratio
+
+__all__ = ["ModelFacts", "RunReport", "Undone"]
+
+#: Grows when a field changes its meaning or goes; new fields do not count.
+SCHEMA_VERSION = 1
+#: So many refusals with their nodes are kept for each reason; the counts are always whole.
+_EXAMPLES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """One of the two models.
+
+    Attributes:
+        bytes: Size of the file and its external data.
+        nodes: Nodes, those of bodies and functions included.
+        ops: Nodes by operator.
+        load_seconds: Time that ONNX Runtime took to load it; None when it was not run.
+        kernels: Nodes of the runtime's own optimized graph that ran, by operator.
+        latency: Time for one run; None when it was not timed.
+    """
+
+    bytes: int
+    nodes: int
+    ops: dict[str, int]
+    load_seconds: float | None = None
+    kernels: dict[str, int] = dataclasses.field(default_factory=dict)
+    latency: Latency | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Undone:
+    """A pass that was left out because of what it did to the model.
+
+    Attributes:
+        name: The pass.
+        reason: What was wrong.
+        reproducer: Command that shows a failure again, if one was written.
+    """
+
+    name: str
+    reason: str
+    reproducer: str = ""
+
+
+@dataclasses.dataclass
+class RunReport:
+    """What went in, what came out, what each pass did, what was undone, and what was checked.
+
+    Attributes:
+        source: The original model.
+        target: Where the result was written, if it was.
+        pipeline: The pipeline as text.
+        before: The original.
+        after: The result.
+        changed: Whether the result is another model than the original.
+        verified: Whether outputs were compared in ONNX Runtime.
+        feeds: Number of feeds that were compared.
+        differences: How each output of each feed differs from the original's.
+        speed: Original / result, paired; None when it was not timed.
+        passes: Each run of each pass.
+        undone: Passes that were left out.
+        notes: Sentences for the user.
+        seconds: Time of the whole run.
+        environment: Machine and versions.
+    """
+
+    source: str
+    target: str | None
+    pipeline: str
+    before: ModelFacts
+    after: ModelFacts
+    changed: bool = False
+    verified: bool = False
+    feeds: int = 0
+    differences: list[Difference] = dataclasses.field(default_factory=list)
+    speed: Ratio | None = None
+    passes: list[PassReport] = dataclasses.field(default_factory=list)
+    undone: list[Undone] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    environment: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data; infinities become null."""
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "source": self.source,
+            "target": self.target,
+            "pipeline": self.pipeline,
+            "changed": self.changed,
+            "verified": self.verified,
+            "feeds": self.feeds,
+            "before": dataclasses.asdict(self.before),
+            "after": dataclasses.asdict(self.after),
+            "speed": None if self.speed is None else _ratio(self.speed),
+            "differences": [dataclasses.asdict(each) for each in self.differences],
+            "passes": [_pass(report) for report in self.passes],
+            "undone": [dataclasses.asdict(each) for each in self.undone],
+            "notes": self.notes,
+            "seconds": self.seconds,
+            "environment": self.environment,
+        }
+        plain = _json_ready(document)
+        assert isinstance(plain, dict)
+        return plain
+
+
+def _ratio(ratio: Ratio) -> dict[str, Any]:
+    return {**dataclasses.asdict(ratio), "is_noise": ratio.is_noise}
+
+
+def _pass(report: PassReport) -> dict[str, Any]:
+    outcome = report.outcome
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for refusal in outcome.refusals:
+        reasons.setdefault((refusal.rule, refusal.reason), []).append(refusal.node)
+    return {
+        "name": report.name,
+        "round": report.round,
+        "modified": outcome.modified,
+        "matched": dict(outcome.matched),
+        "rewritten": dict(outcome.rewritten),
+        "rule_seconds": dict(outcome.seconds),
+        "refused": [
+            {"rule": rule, "reason": reason, "count": len(nodes), "nodes": nodes[:_EXAMPLES]}
+            for (rule, reason), nodes in reasons.items()
+        ],
+        **report.facts,
+    }
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_ready(item) for item in value]
+    return value
