@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxopt.errors import OnnxoptError
-    from onnxopt.optimize import Settings, optimize
+    from onnxopt.optimizer import Settings, optimize
     from onnxopt.report.run import RunReport
 
 __all__ = ["OnnxoptError", "RunReport", "Settings", "optimize"]
@@ -21,8 +21,8 @@ __all__ = ["OnnxoptError", "RunReport", "Settings", "optimize"]
 _HOMES = {
     "OnnxoptError": "onnxopt.errors",
     "RunReport": "onnxopt.report.run",
-    "Settings": "onnxopt.optimize",
-    "optimize": "onnxopt.optimize",
+    "Settings": "onnxopt.optimizer",
+    "optimize": "onnxopt.optimizer",
 }
 
 
