@@ -63,9 +63,9 @@ class Context:
         return id(node.graph) in self._function_graphs
 
     def unique_name(self, hint: str) -> str:
-        """A value name that no graph or function of the model uses yet."""
+        """A name that no value and no node of the model has yet."""
         if self._names is None:
-            self._names = set(_value_names(self.model))
+            self._names = set(_names(self.model))
         name, number = hint, 0
         while name in self._names:
             number += 1
@@ -156,7 +156,8 @@ class Rewriter:
     ) -> Sequence[ir.Value]:
         """Insert a node with several outputs; see `op`."""
         node = ir.node(op_type, inputs, attributes or {}, domain=domain, num_outputs=outputs)
-        node.name = self._anchor.name
+        if self._anchor.name:  # runtimes refuse two nodes of the same name
+            node.name = self.context.unique_name(self._anchor.name)
         for output in node.outputs:
             hint = name or f"{self._anchor.outputs[0].name or op_type}_{op_type.lower()}"
             output.name = self.context.unique_name(hint)
@@ -490,12 +491,13 @@ def _roots(model: ir.Model) -> Iterator[tuple[ir.Graph, Mapping[str, int], bool]
         yield function.graph, function.opset_imports, True
 
 
-def _value_names(model: ir.Model) -> Iterator[str]:
+def _names(model: ir.Model) -> Iterator[str]:
     for root, _, _ in _roots(model):
         for graph in (root, *root.subgraphs()):
             for value in (*graph.inputs, *graph.initializers.values()):
                 yield value.name or ""
         for node in root.all_nodes():
+            yield node.name or ""
             for value in node.outputs:
                 yield value.name or ""
 
