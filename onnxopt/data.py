@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -35,6 +36,8 @@ Feed = dict[str, Any]
 _SIZE_PAIRS = ((16, 24), (64, 96), (1, 2), (224, 256), (512, 576), (8, 8), (32, 48), (1024, 1536))
 #: Sizes of the first dimension, which is the batch more often than not.
 _BATCH_SIZES = (1, 3)
+#: At most so many dimensions after the first are taken for the batch.
+_MOST_BATCH_SLOTS = 2
 #: Walk so many steps from an integer input to find the table that it indexes.
 _INDEX_SEARCH_DEPTH = 6
 
@@ -91,11 +94,12 @@ def make_feeds(
     _check_request(model, request)
     limits = {value.name or "": _index_limit(value) for value in inputs}
     failure: OnnxoptError | None = None
-    for pair in _SIZE_PAIRS:
+    for sizes, like_batch in _plans(inputs, request):
         feeds: list[Feed] = []
-        for size, batch in zip(pair, _BATCH_SIZES, strict=True):
+        for size, batch in zip(sizes, _BATCH_SIZES, strict=True):
+            plan = _Plan(size, batch, like_batch)
             for seed in request.seeds:
-                feed = _make_feed(inputs, request, limits, size, batch, seed)
+                feed = _make_feed(inputs, request, limits, plan, seed)
                 try:
                     try_run(feed)
                 except OnnxoptError as error:
@@ -106,8 +110,6 @@ def make_feeds(
                 break  # the smaller size fails already
         if feeds:
             return _distinct(feeds)
-        if not any(_is_open(value, request) for value in inputs):
-            break
     raise FeedError(_advice(inputs, request, failure))
 
 
@@ -197,12 +199,51 @@ def _cast(array: np.ndarray[Any, Any], value: ir.Value, path: pathlib.Path) -> A
 # Made-up inputs
 
 
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """Sizes of open dimensions: ``batch`` for the first of an input and for ``like_batch``."""
+
+    size: int
+    batch: int
+    like_batch: frozenset[str]
+
+
+def _plans(
+    inputs: Sequence[ir.Value], request: FeedRequest
+) -> Iterator[tuple[tuple[int, int], frozenset[str]]]:
+    """Pairs of sizes, and the open dimensions that are the batch too, likely ones first.
+
+    Recurrent states have their batch in the middle, and no name says so; hence the combinations.
+    """
+    slots = list(
+        dict.fromkeys(
+            _slot(value, axis)
+            for value in inputs
+            for axis in _open_axes(value, request)
+            if axis > 0
+        )
+    )
+    if not slots:
+        yield (1, 1), frozenset()
+        return
+    for count in range(min(len(slots), _MOST_BATCH_SLOTS + 1)):
+        for chosen in itertools.combinations(slots, count):
+            for sizes in _SIZE_PAIRS:
+                yield sizes, frozenset(chosen)
+
+
+def _slot(value: ir.Value, axis: int) -> str:
+    """Dimensions of one name have one size; a dimension without a name stands for itself."""
+    dim = value.shape[axis] if value.shape is not None else 0
+    symbol = None if isinstance(dim, int) else dim.value
+    return symbol if symbol is not None else f"{value.name} axis {axis}"
+
+
 def _make_feed(
     inputs: Sequence[ir.Value],
     request: FeedRequest,
     limits: Mapping[str, int | None],
-    size: int,
-    batch: int,
+    plan: _Plan,
     seed: int,
 ) -> Feed:
     symbols: dict[str, int] = {}
@@ -214,7 +255,7 @@ def _make_feed(
         if name in request.values:
             feed[name] = request.values[name]
             continue
-        shape = _make_shape(value, request.shapes.get(name), symbols, size, batch)
+        shape = _make_shape(value, request.shapes.get(name), symbols, plan)
         feed[name] = _make_value(value, shape, limits[name], generator, seed)
     return feed
 
@@ -233,29 +274,23 @@ def _bind_symbols(
         if given is not None and len(given) == len(value.shape):
             for dim, number in zip(value.shape, given, strict=True):
                 if not isinstance(dim, int) and dim.value is not None and number >= 0:
-                    symbols[dim.value] = number
+                    symbols[dim.value] = int(number)
 
 
 def _make_shape(
-    value: ir.Value,
-    given: tuple[int, ...] | None,
-    symbols: dict[str, int],
-    size: int,
-    batch: int,
+    value: ir.Value, given: tuple[int, ...] | None, symbols: dict[str, int], plan: _Plan
 ) -> tuple[int, ...]:
     if value.shape is None:
-        return given if given is not None else (batch,)
+        return given if given is not None else (plan.batch,)
     shape: list[int] = []
     for axis, dim in enumerate(value.shape):
         chosen = given[axis] if given is not None else -1
-        if chosen < 0:
-            default = batch if axis == 0 else size
-            if isinstance(dim, int):
-                chosen = dim if dim >= 0 else default
-            elif dim.value is None:
-                chosen = default
-            else:
-                chosen = symbols.setdefault(dim.value, default)
+        if chosen < 0 and isinstance(dim, int) and dim > 0:
+            chosen = dim
+        elif chosen < 0:  # exporters write 0 and -1, too, for a size that is not fixed
+            slot = _slot(value, axis)
+            is_batch = axis == 0 or slot in plan.like_batch
+            chosen = symbols.setdefault(slot, plan.batch if is_batch else plan.size)
         shape.append(chosen)
     return tuple(shape)
 
@@ -332,18 +367,17 @@ def _equal(one: Feed, other: Feed) -> bool:
     )
 
 
-def _is_open(value: ir.Value, request: FeedRequest) -> bool:
-    """Whether another size could be tried for the input."""
+def _open_axes(value: ir.Value, request: FeedRequest) -> list[int]:
+    """Axes of an input whose size neither the model nor the user fixes."""
     name = value.name or ""
-    if name in request.values:
-        return False
+    if name in request.values or value.shape is None:
+        return []
     given = request.shapes.get(name)
-    if value.shape is None:
-        return given is None
-    return any(
-        not isinstance(dim, int) and (given is None or given[axis] < 0)
+    return [
+        axis
         for axis, dim in enumerate(value.shape)
-    )
+        if not (isinstance(dim, int) and dim > 0) and (given is None or given[axis] < 0)
+    ]
 
 
 def _check_request(model: ir.Model, request: FeedRequest) -> None:
@@ -359,7 +393,7 @@ def _check_request(model: ir.Model, request: FeedRequest) -> None:
 
 def _advice(inputs: Sequence[ir.Value], request: FeedRequest, failure: OnnxoptError | None) -> str:
     """Say which inputs may be the trouble and how to give them."""
-    doubtful = [value for value in inputs if _is_open(value, request)] or [
+    doubtful = [value for value in inputs if _open_axes(value, request)] or [
         value
         for value in inputs
         if value.name not in request.values and value.dtype is not None and value.dtype.is_integer()
@@ -370,7 +404,7 @@ def _advice(inputs: Sequence[ir.Value], request: FeedRequest, failure: OnnxoptEr
     example = culprit[0] if culprit else None
     how = ""
     if example is not None:
-        sizes = ",".join("1" if not isinstance(d, int) else str(d) for d in example.shape or ())
+        sizes = ",".join(str(d) if isinstance(d, int) else "1" for d in example.shape or ())
         how = (
             f"; give --shape {example.name}:{sizes or '1'}, --input {example.name}=VALUE, or --data"
         )

@@ -315,7 +315,7 @@ class _Run:
                 Objection("crash", self._reproduce(error, passes, runs.runs)),
             ) from error
         restore_interface(model, self.interface)
-        changed = any(report.outcome.modified for report in reports)
+        changed = any(report.outcome.changed_model for report in reports)
         staged = stage(model, self.target_or_temporary(), self.settings.external_data)
         facts = ModelFacts(staged.bytes, count_nodes(model), dict(count_ops(model)))
         return _Candidate(staged, reports, facts, changed)

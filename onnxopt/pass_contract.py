@@ -49,6 +49,8 @@ class Outcome(ir.passes.PassResult):
         rewritten: How often each rule changed the model.
         refusals: Each place that was left alone, with the reason.
         seconds: Time by rule, where the pass measures it.
+        annotates: Whether the pass only found out facts about values; the model is the same then,
+            though other passes may make something of it.
     """
 
     matched: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -57,6 +59,12 @@ class Outcome(ir.passes.PassResult):
     seconds: dict[str, float] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(float)
     )
+    annotates: bool = False
+
+    @property
+    def changed_model(self) -> bool:
+        """Whether the model is another one now."""
+        return self.modified and not self.annotates
 
 
 @dataclasses.dataclass(frozen=True)

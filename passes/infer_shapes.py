@@ -31,7 +31,7 @@ class InferShapes(Pass):
 
     def run(self, model: ir.Model) -> Outcome:
         """Annotate in place; ``modified`` says whether anything new was found."""
-        outcome = Outcome(model, False)
+        outcome = Outcome(model, False, annotates=True)
         try:
             proto = onnx.shape_inference.infer_shapes(light_proto(model), data_prop=True)
         except Exception as error:  # the library has no error type of its own for all its checks

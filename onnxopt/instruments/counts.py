@@ -32,7 +32,7 @@ class Counts(Instrument):
 
     def after_pass(self, pass_: Pass, model: ir.Model, report: PassReport) -> None:
         """Count again where something changed."""
-        if report.outcome.modified:
+        if report.outcome.changed_model:
             now = (count_nodes(model), weight_bytes(model))
             report.facts["nodes"] = (self._last[0], now[0])
             report.facts["weight_bytes"] = (self._last[1], now[1])

@@ -184,7 +184,7 @@ class VerifyEach(Instrument):
 
     def after_pass(self, pass_: Pass, model: ir.Model, report: PassReport) -> None:
         """Raise `PassRejectedError` when the model is no good any more."""
-        if not report.outcome.modified or self._referee is None:
+        if not report.outcome.changed_model or self._referee is None:
             return
         staged = stage(model, self._folder / "candidate.onnx")
         try:

@@ -133,7 +133,7 @@ def _pass(report: PassReport) -> dict[str, Any]:
     return {
         "name": report.name,
         "round": report.round,
-        "modified": outcome.modified,
+        "modified": outcome.changed_model,
         "matched": dict(outcome.matched),
         "rewritten": dict(outcome.rewritten),
         "rule_seconds": dict(outcome.seconds),
