@@ -116,6 +116,7 @@ class Rewriter:
         self._fresh: dict[ir.Value, None] = {}
         self.changed: dict[ir.Node, None] = {}
         self.suspects: dict[ir.Node, None] = {}
+        self.unread: dict[ir.Value, None] = {}
 
     def insert_before(self, node: ir.Node) -> None:
         """Put the following nodes before this one."""
@@ -260,6 +261,8 @@ class Rewriter:
         producer = value.producer()
         if producer is not None:
             self.suspects[producer] = None
+        else:
+            self.unread[value] = None
         for node in value.consumers()[:2]:
             self.changed[node] = None
 
@@ -380,6 +383,8 @@ class _Driver:
     def _settle(self, rewriter: Rewriter, anchor: ir.Node) -> None:
         """Remove what is dead now and wake what may match now."""
         woken = dict(rewriter.changed)
+        for value in rewriter.unread:
+            drop_unused_initializer(value)
         suspects = list(rewriter.suspects)
         if anchor not in rewriter.suspects:
             suspects.append(anchor)
