@@ -23,9 +23,8 @@ from onnxopt.errors import FeedError, OnnxoptError
 __all__ = [
     "Feed",
     "FeedRequest",
+    "FeedSource",
     "input_named",
-    "make_feeds",
-    "read_feeds",
     "required_inputs",
     "value_from_text",
 ]
@@ -57,60 +56,88 @@ class FeedRequest:
     seeds: tuple[int, ...] = (0, 1)
 
 
-def read_feeds(path: pathlib.Path, model: ir.Model, limit: int | None = None) -> Iterator[Feed]:
-    """Read feeds from a folder of ``.npz`` files (one feed each) or from one ``.npz``.
+class FeedSource:
+    """Where the feeds of a model come from.
 
-    One file holds stacked samples: arrays by input name whose first axis counts samples. A sample
-    keeps that axis (with size 1, or the model's fixed batch) unless the model's input has one
-    dimension fewer than the array. Arrays of other names are passed over.
-
-    Raises:
-        FeedError: When the path or its arrays do not fit the model.
-    """
-    feeds = _folder_feeds(path, model) if path.is_dir() else _stacked_feeds(path, model)
-    for count, feed in enumerate(feeds):
-        if limit is not None and count >= limit:
-            return
-        yield feed
-
-
-def make_feeds(
-    model: ir.Model, request: FeedRequest, try_run: Callable[[Feed], object]
-) -> list[Feed]:
-    """Make up feeds that the model runs with.
-
-    Every dynamic dimension has two sizes among the feeds (unless only one lets the model run), and
-    there is one feed for each size and seed.
+    It looks at the model once, when it is made; the model may change afterwards.
 
     Args:
         model: The model whose inputs are to be fed.
-        request: What the user fixed.
-        try_run: Runs the original model on a feed; raises `OnnxoptError` when that fails.
+        data: A folder of ``.npz`` files (one feed each) or one ``.npz`` of stacked samples; None to
+            make inputs up.
+        request: What the user fixed of made-up inputs.
 
     Raises:
-        FeedError: When nothing that was tried lets the model run; says what to give.
+        FeedError: When the request does not fit the model.
     """
-    inputs = required_inputs(model)
-    _check_request(model, request)
-    limits = {value.name or "": _index_limit(value) for value in inputs}
-    failure: OnnxoptError | None = None
-    for sizes, like_batch in _plans(inputs, request):
-        feeds: list[Feed] = []
-        for size, batch in zip(sizes, _BATCH_SIZES, strict=True):
-            plan = _Plan(size, batch, like_batch)
-            for seed in request.seeds:
-                feed = _make_feed(inputs, request, limits, plan, seed)
-                try:
-                    try_run(feed)
-                except OnnxoptError as error:
-                    failure = error
-                    break
-                feeds.append(feed)
-            if not feeds:
-                break  # the smaller size fails already
-        if feeds:
-            return _distinct(feeds)
-    raise FeedError(_advice(inputs, request, failure))
+
+    def __init__(
+        self,
+        model: ir.Model,
+        data: pathlib.Path | None = None,
+        request: FeedRequest | None = None,
+    ) -> None:
+        self._data = data
+        self._request = request or FeedRequest()
+        _check_request(model, self._request)
+        self._inputs = required_inputs(model)
+        self._limits = {value.name or "": _index_limit(value) for value in self._inputs}
+
+    def feeds(self, try_run: Callable[[Feed], object], limit: int) -> list[Feed]:
+        """At most ``limit`` feeds.
+
+        Made-up ones are such that the model runs: every dynamic dimension has two sizes among them
+        (unless only one lets the model run), and there is one feed for each size and seed.
+
+        Args:
+            try_run: Runs the original model on a feed; raises `OnnxoptError` when that fails.
+            limit: How many to give.
+
+        Raises:
+            FeedError: When the data does not fit, or nothing that was tried lets the model run;
+                says what to give.
+        """
+        if self._data is None:
+            return self._made_up(try_run)[:limit]
+        feeds = list(itertools.islice(self.read(), limit))
+        if not feeds:
+            raise FeedError(f"{self._data} holds no samples")
+        return feeds
+
+    def read(self) -> Iterator[Feed]:
+        """Read the feeds of the data one by one.
+
+        One file holds stacked samples: arrays by input name whose first axis counts samples. A
+        sample keeps that axis (with size 1, or the model's fixed batch) unless the model's input
+        has one dimension fewer than the array. Arrays of other names are passed over.
+
+        Raises:
+            FeedError: When the path or its arrays do not fit the model.
+        """
+        assert self._data is not None
+        if self._data.is_dir():
+            return _folder_feeds(self._data, self._inputs)
+        return _stacked_feeds(self._data, self._inputs)
+
+    def _made_up(self, try_run: Callable[[Feed], object]) -> list[Feed]:
+        failure: OnnxoptError | None = None
+        for sizes, like_batch in _plans(self._inputs, self._request):
+            feeds: list[Feed] = []
+            for size, batch in zip(sizes, _BATCH_SIZES, strict=True):
+                plan = _Plan(size, batch, like_batch)
+                for seed in self._request.seeds:
+                    feed = _make_feed(self._inputs, self._request, self._limits, plan, seed)
+                    try:
+                        try_run(feed)
+                    except OnnxoptError as error:
+                        failure = error
+                        break
+                    feeds.append(feed)
+                if not feeds:
+                    break  # the smaller size fails already
+            if feeds:
+                return _distinct(feeds)
+        raise FeedError(_advice(self._inputs, self._request, failure))
 
 
 def required_inputs(model: ir.Model) -> list[ir.Value]:
@@ -121,7 +148,7 @@ def required_inputs(model: ir.Model) -> list[ir.Value]:
 # Files
 
 
-def _folder_feeds(path: pathlib.Path, model: ir.Model) -> Iterator[Feed]:
+def _folder_feeds(path: pathlib.Path, inputs: Sequence[ir.Value]) -> Iterator[Feed]:
     files = sorted(path.glob("*.npz"))
     if not files:
         raise FeedError(f"{path} holds no .npz files; each should hold one feed, by input name")
@@ -129,13 +156,12 @@ def _folder_feeds(path: pathlib.Path, model: ir.Model) -> Iterator[Feed]:
         arrays = _read_npz(file)
         yield {
             value.name or "": _cast(arrays[_key(file, arrays, value)], value, file)
-            for value in required_inputs(model)
+            for value in inputs
         }
 
 
-def _stacked_feeds(path: pathlib.Path, model: ir.Model) -> Iterator[Feed]:
+def _stacked_feeds(path: pathlib.Path, inputs: Sequence[ir.Value]) -> Iterator[Feed]:
     arrays = _read_npz(path)
-    inputs = required_inputs(model)
     stacks = {value.name or "": arrays[_key(path, arrays, value)] for value in inputs}
     counts: set[int] = set()
     steps: dict[str, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import os
@@ -16,7 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxopt.data import Feed, FeedRequest, make_feeds, read_feeds
+from onnxopt.data import FeedRequest, FeedSource
 from onnxopt.errors import ModelError, OptionError, PassFailure, RuntimeRefusalError
 from onnxopt.instruments.counts import Counts, Timing, count_nodes, count_ops
 from onnxopt.instruments.fusions import census
@@ -52,8 +53,10 @@ from onnxopt.runtime.worker import Worker, shared_worker
 
 __all__ = ["Settings", "optimize"]
 
-#: So many samples of the user's data are compared.
+#: So many samples are compared.
 _MOST_FEEDS = 8
+#: Models up to this size are raced with both in memory.
+_RACE_LIMIT_BYTES = 512 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +157,7 @@ class _Run:
         on_step: Callable[[str], None],
     ) -> None:
         self.source, self.target, self.settings, self.on_step = source, target, settings, on_step
-        self.worker: Worker = shared_worker()
+        self.worker: Worker = shared_worker("trials")
         self.banned: dict[str, Undone] = {}
         self.notes: list[str] = []
 
@@ -168,12 +171,17 @@ class _Run:
         before = ModelFacts(
             bytes_on_disk(self.source), count_nodes(original), dict(count_ops(original))
         )
-        with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix="onnxopt-") as folder,
+            concurrent.futures.ThreadPoolExecutor(1) as executor,
+        ):
             self.folder = pathlib.Path(folder)
-            self.on_step("running the original")
-            self.referee = self._make_referee(original, before.bytes)
-            self.guard = self._make_guard(before.bytes)
-            candidate = self._find_good_candidate(original, before)
+            # Loading a large graph takes the runtime about as long as the passes take.
+            self._referee = executor.submit(self._referee_maker(original, before.bytes))
+            try:
+                candidate = self._find_good_candidate(original, before)
+            finally:
+                self._close()
             try:
                 report = self._report(before, candidate)
                 if self.target is not None and not self.settings.dry_run:
@@ -216,56 +224,50 @@ class _Run:
 
     # The original
 
-    def _make_referee(self, model: ir.Model, size: int) -> Referee | None:
+    @property
+    def referee(self) -> Referee | None:
+        """Knows what the original does, once that has run; None when outputs are not compared."""
+        return self._referee.result()
+
+    def _referee_maker(self, model: ir.Model, size: int) -> Callable[[], Referee | None]:
+        """What is to run beside the passes, having looked at the model before they change it."""
         if self.settings.verify == "off":
             self.notes.append("Outputs were not compared, since verification is off.")
-            return None
+            return lambda: None
         unknown = _custom_operators(model)
         if unknown:
             _check_structure(model, self.source)
             self.notes.append(
                 f"Outputs were not compared: ONNX Runtime has no operator {', '.join(unknown)}."
             )
-            return None
-        try:
-            feeds = self._feeds(model)
-            return Referee(
-                self.worker,
-                self.source,
-                self.interface,
-                feeds,
-                threads=self.settings.threads,
-                tolerance=self.settings.tolerance,
-                seconds=self.settings.seconds / 4 if self.settings.guard_speed else 0.0,
-            )
-        except RuntimeRefusalError as error:
-            raise ModelError(f"ONNX Runtime refuses {self.source}: {error}") from error
+            return lambda: None
+        data = None if self.settings.data is None else pathlib.Path(self.settings.data)
+        request = FeedRequest(self.settings.values, self.settings.shapes)
+        source = FeedSource(model, data, request)
+        self._together = size <= _RACE_LIMIT_BYTES
 
-    def _feeds(self, model: ir.Model) -> list[Feed]:
-        if self.settings.data is not None:
-            path = pathlib.Path(self.settings.data)
-            feeds = list(read_feeds(path, model, _MOST_FEEDS))
-            if not feeds:
-                raise OptionError(f"{path} holds no samples")
-            return feeds
-        session = self.worker.open(self.source, threads=self.settings.threads).session
-        try:
-            request = FeedRequest(self.settings.values, self.settings.shapes)
-            return make_feeds(model, request, lambda feed: self.worker.run(session, feed) and None)
-        finally:
-            self.worker.close(session)
+        def make() -> Referee:
+            try:
+                return Referee(
+                    self.worker,
+                    self.source,
+                    lambda try_run: source.feeds(try_run, _MOST_FEEDS),
+                    threads=self.settings.threads,
+                    tolerance=self.settings.tolerance,
+                    seconds=0.0 if self._together else self.settings.seconds,
+                    keep_open=self._together,
+                )
+            except RuntimeRefusalError as error:
+                raise ModelError(f"ONNX Runtime refuses {self.source}: {error}") from error
 
-    def _make_guard(self, size: int) -> SpeedGuard | None:
-        if self.referee is None or not self.settings.guard_speed:
-            return None
-        return SpeedGuard(
-            self.worker,
-            self.source,
-            size,
-            self.referee.feeds[-1],
-            self.settings.threads,
-            self.settings.seconds,
-        )
+        return make
+
+    def _close(self) -> None:
+        """Let go of the original's session, if it got that far."""
+        if self._referee.done() and self._referee.exception() is None:
+            referee = self._referee.result()
+            if referee is not None:
+                referee.close()
 
     # The candidate
 
@@ -276,7 +278,7 @@ class _Run:
             model = original if original is not None else load(self.source)
             original = None  # it is changed from here on
             try:
-                candidate = self._build(model, self._fresh_passes(), before)
+                candidate = self._build(model, self._fresh_passes())
             except PassRejectedError as error:
                 self._ban(error.pass_name, error.objection.message)
                 continue
@@ -297,7 +299,7 @@ class _Run:
                 guilty = continue_without[-1]
             self._ban(guilty, objection.message)
 
-    def _build(self, model: ir.Model, passes: list[Pass], before: ModelFacts) -> _Candidate:
+    def _build(self, model: ir.Model, passes: list[Pass]) -> _Candidate:
         runs = CountRuns()
         instruments: list[Instrument] = [
             Timing(),
@@ -316,11 +318,11 @@ class _Run:
             ) from error
         restore_interface(model, self.interface)
         changed = any(report.outcome.changed_model for report in reports)
-        staged = stage(model, self.target_or_temporary(), self.settings.external_data)
+        staged = stage(model, self._stage_for(), self.settings.external_data)
         facts = ModelFacts(staged.bytes, count_nodes(model), dict(count_ops(model)))
         return _Candidate(staged, reports, facts, changed)
 
-    def target_or_temporary(self) -> pathlib.Path:
+    def _stage_for(self) -> pathlib.Path:
         """Candidates are written beside the target, so that moving them there is one step."""
         if self.target is None or self.settings.dry_run:
             return self.folder / "result.onnx"
@@ -335,12 +337,20 @@ class _Run:
         objection, candidate.trial, candidate.differences = self.referee.judge(
             candidate.staged.path
         )
-        if objection is not None or self.guard is None:
-            return objection
-        assert candidate.trial is not None
-        looks = [self.referee.reference.seconds, candidate.trial.seconds]
-        objection, candidate.speed = self.guard.objection(candidate.staged.path, looks)
-        candidate.samples = self.guard.samples
+        trial = candidate.trial
+        if objection is None and trial is not None and self.settings.guard_speed:
+            guard = SpeedGuard(
+                self.worker,
+                self.referee.reference,
+                self.referee.feeds[-1],
+                threads=self.settings.threads,
+                seconds=self.settings.seconds,
+                together=self._together,
+            )
+            objection, candidate.speed = guard.judge(trial)
+            candidate.samples = guard.samples
+        if trial is not None:
+            self.referee.let_go(trial)
         return objection
 
     def _bisect(self, objection: Objection, before: ModelFacts) -> str | None:
@@ -359,7 +369,7 @@ class _Run:
 
     def _objects(self, passes: list[Pass], objection: Objection, before: ModelFacts) -> bool:
         fresh = parse_pipeline(format_pipeline(passes))
-        candidate = self._build(load(self.source), fresh, before)
+        candidate = self._build(load(self.source), fresh)
         try:
             found = self._judge(candidate, before)
         finally:

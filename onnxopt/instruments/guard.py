@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from typing import Any
-
 from onnxopt.instruments.verify import Objection
 from onnxopt.runtime.statistics import Ratio, ratio
-from onnxopt.runtime.trial import race
+from onnxopt.runtime.trial import Feed, Trial, race
 from onnxopt.runtime.worker import Worker
 
 __all__ = ["SpeedGuard", "size_objection"]
-
-#: Models up to this size are timed in turn, both loaded at once.
-_RACE_LIMIT_BYTES = 512 * 2**20
 
 
 def size_objection(before: int, after: int) -> Objection | None:
@@ -32,64 +25,60 @@ class SpeedGuard:
 
     Args:
         worker: Where models run.
-        original: Path of the original.
-        original_bytes: Its size; two large models are not loaded at once.
+        original: What the original showed.
         feed: Input of the timed runs.
         threads: Threads for one operator.
         seconds: Time for one comparison.
+        together: Whether both models may be in memory at once. If not, the times that each trial
+            took by itself are compared first.
+
+    Attributes:
+        samples: Seconds for one run of the original and of the last candidate, by round.
     """
 
     def __init__(
         self,
         worker: Worker,
-        original: str | os.PathLike[str],
-        original_bytes: int,
-        feed: dict[str, Any],
+        original: Trial,
+        feed: Feed,
+        *,
         threads: int,
         seconds: float,
+        together: bool,
     ) -> None:
         self._worker = worker
         self._original = original
-        self._together = original_bytes <= _RACE_LIMIT_BYTES
         self._feed = feed
         self._threads = threads
         self._seconds = seconds
+        self._together = together
         self.samples: list[list[float]] = [[], []]
 
-    def compare(
-        self, candidate: str | os.PathLike[str], first_look: Sequence[Sequence[float]]
-    ) -> Ratio:
-        """How many times faster the candidate is than the original.
+    def judge(self, candidate: Trial) -> tuple[Objection | None, Ratio]:
+        """Object to a candidate that two measurements agree is slower.
 
-        Args:
-            candidate: Path of the candidate.
-            first_look: Times of the original and the candidate from sessions of their own, which
-                do for large models.
+        Returns:
+            The objection or None, and how many times faster the candidate is.
         """
-        if self._together:
-            self.samples = self._race(candidate)
-        else:
-            rounds = min(map(len, first_look))
-            self.samples = [list(samples[:rounds]) for samples in first_look]
-        return ratio(*self.samples)
-
-    def objection(
-        self, candidate: str | os.PathLike[str], first_look: Sequence[Sequence[float]]
-    ) -> tuple[Objection | None, Ratio]:
-        """Object to a candidate that two measurements agree is slower."""
-        measured = self.compare(candidate, first_look)
+        measured = self._measure(candidate, self._together)
+        if measured.is_slower:
+            measured = self._measure(candidate, together=True)
         if not measured.is_slower:
             return None, measured
-        again = ratio(*self._race(candidate))
-        if not again.is_slower:
-            return None, again
-        return Objection("speed", f"it runs at {again.median:.2f}x the original's speed"), again
+        return Objection(
+            "speed", f"it runs at {measured.median:.2f}x the original's speed"
+        ), measured
 
-    def _race(self, candidate: str | os.PathLike[str]) -> list[list[float]]:
-        return race(
-            self._worker,
-            [self._original, candidate],
-            self._feed,
-            threads=self._threads,
-            seconds=self._seconds,
-        )
+    def _measure(self, candidate: Trial, together: bool) -> Ratio:
+        if together:
+            self.samples = race(
+                self._worker,
+                [self._original, candidate],
+                self._feed,
+                threads=self._threads,
+                seconds=self._seconds,
+            )
+        else:
+            rounds = min(len(self._original.seconds), len(candidate.seconds))
+            self.samples = [self._original.seconds[:rounds], candidate.seconds[:rounds]]
+        return ratio(*self.samples)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -21,7 +21,8 @@ from onnxopt.instruments.fusions import census, lost_fusions
 from onnxopt.model import Interface, stage
 from onnxopt.pass_contract import Instrument, Pass, PassReport
 from onnxopt.runtime.compare import Difference, Tolerance, compare
-from onnxopt.runtime.trial import Trial, try_model
+from onnxopt.runtime.messages import SessionInfo
+from onnxopt.runtime.trial import Feed, Trial, try_model
 from onnxopt.runtime.worker import Worker
 
 __all__ = ["Objection", "PassRejectedError", "Referee", "VerifyEach"]
@@ -63,33 +64,46 @@ class Referee:
     Args:
         worker: Where models run.
         original: Path of the original model.
-        interface: The original's interface.
-        feeds: Inputs of the runs that are compared.
+        make_feeds: Given a way to run the original, gives the feeds to compare with.
         threads: Threads for one operator.
         tolerance: How far outputs may be apart.
         seconds: Time to spend on a first look at each model's speed; 0 for none.
+        keep_open: Leave the sessions open for a race; two large models take too much memory.
+
+    Attributes:
+        feeds: Inputs of the runs that are compared.
+        reference: What the original showed.
     """
 
     def __init__(
         self,
         worker: Worker,
         original: str | os.PathLike[str],
-        interface: Interface,
-        feeds: Sequence[dict[str, Any]],
+        make_feeds: Callable[[Callable[[Feed], object]], list[Feed]],
         *,
         threads: int = 1,
         tolerance: Tolerance | None = None,
         seconds: float = 0.0,
+        keep_open: bool = False,
     ) -> None:
-        self.feeds = list(feeds)
-        self.interface = interface
         self.tolerance = tolerance or Tolerance()
         self._worker = worker
         self._original = original
         self._threads = threads
         self._seconds = seconds
-        self.reference = self._try(original)
+        self._keep_open = keep_open
+        info = worker.open(original, threads=threads, profile=True)
+        self.feeds = make_feeds(lambda feed: worker.run(info.session, feed))
+        self.reference = self._try(original, info)
         self._own_noise: list[list[Difference]] | None = None
+
+    def close(self) -> None:
+        """Let go of the original's session."""
+        self.let_go(self.reference)
+
+    def let_go(self, trial: Trial) -> None:
+        """Close the session of a trial that is over."""
+        trial.close(self._worker)
 
     def judge(
         self, candidate: str | os.PathLike[str], *, fusions: bool = True
@@ -127,9 +141,15 @@ class Referee:
                 return Objection("fusions", message), trial, differences
         return None, trial, differences
 
-    def _try(self, model: str | os.PathLike[str]) -> Trial:
+    def _try(self, model: str | os.PathLike[str], info: SessionInfo | None = None) -> Trial:
         return try_model(
-            self._worker, model, self.feeds, threads=self._threads, seconds=self._seconds
+            self._worker,
+            model,
+            self.feeds,
+            threads=self._threads,
+            seconds=self._seconds,
+            keep_open=self._keep_open,
+            info=info,
         )
 
     def _differences(self, trial: Trial) -> tuple[list[Difference], Difference | None]:
@@ -188,9 +208,11 @@ class VerifyEach(Instrument):
             return
         staged = stage(model, self._folder / "candidate.onnx")
         try:
-            objection, _, _ = self._referee.judge(staged.path)
+            objection, trial, _ = self._referee.judge(staged.path)
         finally:
             staged.discard()
+        if trial is not None:
+            self._referee.let_go(trial)
         if objection is not None:
             raise PassRejectedError(pass_.name, objection)
 

@@ -20,16 +20,25 @@ class Trial:
     """What running a model showed.
 
     Attributes:
-        info: The session's signature and load time. The session itself may be closed.
+        model: Path of the model.
+        info: The session's signature and load time.
         outputs: All outputs, by feed.
         kernels: Nodes of the runtime's optimized graph that ran.
         seconds: Times of single runs of the last feed, without profiling; none unless asked for.
+        generation: The worker's when the session was left open, else None.
     """
 
+    model: str | os.PathLike[str]
     info: SessionInfo
     outputs: list[list[Any]]
     kernels: list[Kernel]
     seconds: list[float]
+    generation: int | None
+
+    def close(self, worker: Worker) -> None:
+        """Let go of the session, if it is still there."""
+        if self.generation == worker.generation:
+            worker.close(self.info.session)
 
 
 def try_model(
@@ -40,11 +49,13 @@ def try_model(
     threads: int = 1,
     seconds: float = 0.0,
     level: str = "all",
+    keep_open: bool = False,
+    info: SessionInfo | None = None,
 ) -> Trial:
-    """Load a model, run it on each feed, and forget it.
+    """Load a model and run it on each feed.
 
-    One session serves for the outputs, the list of kernels and, once profiling has ended, for a
-    first look at the time.
+    One session serves for the outputs, the list of kernels and, once profiling has ended, for
+    timing; loading is what takes longest on large graphs.
 
     Args:
         worker: Where to run it.
@@ -53,24 +64,32 @@ def try_model(
         threads: Threads for one operator.
         seconds: Time to spend on timing the last feed; 0 for none.
         level: The runtime's optimization level.
+        keep_open: Leave the session open for a `race`.
+        info: A session that is open already, with profiling.
 
     Raises:
         RuntimeRefusalError: When the runtime does not load or run it.
         RuntimeCrashError: When the process dies or hangs.
     """
-    info = worker.open(model, threads=threads, level=level, profile=True)
+    if info is None:
+        info = worker.open(model, threads=threads, level=level, profile=True)
+    generation: int | None = worker.generation
     try:
         outputs = [worker.run(info.session, feed) for feed in feeds]
         kernels = worker.kernels(info.session)
         times = worker.time([info.session], feeds[-1], seconds, 3)[0] if seconds and feeds else []
+    except BaseException:
+        keep_open = False
+        raise
     finally:
-        worker.close(info.session)
-    return Trial(info, outputs, kernels, times)
+        if not keep_open and worker.generation == generation:
+            worker.close(info.session)
+    return Trial(model, info, outputs, kernels, times, generation if keep_open else None)
 
 
 def race(
     worker: Worker,
-    models: Sequence[str | os.PathLike[str]],
+    trials: Sequence[Trial | str | os.PathLike[str]],
     feed: Feed,
     *,
     threads: int = 1,
@@ -78,12 +97,23 @@ def race(
 ) -> list[list[float]]:
     """Time models against each other on one feed, in turn and all loaded at once.
 
+    Sessions that trials left open are used; other models are loaded for the race.
+
     Returns:
         Seconds for one run, by model and round.
     """
-    sessions = [worker.open(model, threads=threads).session for model in models]
+    worker.start()
+    sessions: list[int] = []
+    opened: list[int] = []
+    for trial in trials:
+        if isinstance(trial, Trial) and trial.generation == worker.generation:
+            sessions.append(trial.info.session)
+        else:
+            path = trial.model if isinstance(trial, Trial) else trial
+            opened.append(worker.open(path, threads=threads).session)
+            sessions.append(opened[-1])
     try:
         return worker.time(sessions, feed, seconds, 11)
     finally:
-        for session in sessions:
+        for session in opened:
             worker.close(session)

@@ -215,8 +215,11 @@ def _plain(message: str) -> str:
 
 
 @functools.cache
-def shared_worker() -> Worker:
-    """The worker of this process, started when first needed and stopped at exit."""
+def shared_worker(purpose: str = "evaluation") -> Worker:
+    """A worker of this process, started when first needed and stopped at exit.
+
+    Workers for different purposes can be used at the same time from different threads.
+    """
     worker = Worker()
     atexit.register(worker.stop)
     return worker
