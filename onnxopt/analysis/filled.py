@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from onnxopt.analysis.values import constant, constant_array, dims, rank, same_dim, same_shape
+from onnxopt.analysis.values import constant, dims, rank, same_dim, same_shape
 from onnxopt.op_traits import is_standard
 
 __all__ = ["broadcasts_into", "holds_shape_of", "is_filled_with"]
@@ -18,10 +19,11 @@ def is_filled_with(value: ir.Value | None, number: float) -> bool:
     """
     if value is None:
         return False
-    if constant(value) is not None:
-        array = constant_array(value)
-        if array is None:
+    tensor = constant(value)
+    if tensor is not None:
+        if tensor.dtype == ir.DataType.STRING:
             return False
+        array = np.asarray(tensor.numpy())
         # The first element settles it for nearly every constant, without reading the others.
         return array.size == 0 or bool(array.flat[0] == number and (array == number).all())
     node = value.producer()
