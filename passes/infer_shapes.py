@@ -32,6 +32,15 @@ class InferShapes(Pass):
     def run(self, model: ir.Model) -> Outcome:
         """Annotate in place; ``modified`` says whether anything new was found."""
         outcome = Outcome(model, False, annotates=True)
+        open_values = [
+            value
+            for graph in model.graphs()
+            for node in graph
+            for value in node.outputs
+            if not _is_settled(value)
+        ]
+        if not open_values:
+            return outcome
         try:
             proto = onnx.shape_inference.infer_shapes(light_proto(model), data_prop=True)
         except Exception as error:  # the library has no error type of its own for all its checks
@@ -40,14 +49,21 @@ class InferShapes(Pass):
             outcome.refusals.append(Refusal(self.name, reason))
             return outcome
         found = _infos(proto.graph)
-        for graph in model.graphs():
-            for node in graph:
-                for value in node.outputs:
-                    info = found.get(value.name or "")
-                    if info is not None and _merge(value, info):
-                        outcome.rewritten[self.name] += 1
+        for value in open_values:
+            info = found.get(value.name or "")
+            if info is not None and _merge(value, info):
+                outcome.rewritten[self.name] += 1
         outcome.modified = bool(outcome.rewritten)
         return outcome
+
+
+def _is_settled(value: ir.Value) -> bool:
+    """Whether inference could add nothing: the type is known and every dimension has a name."""
+    return (
+        value.type is not None
+        and value.shape is not None
+        and all(isinstance(dim, int) or dim.value is not None for dim in value.shape)
+    )
 
 
 def _infos(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
@@ -64,30 +80,36 @@ def _infos(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
 def _merge(value: ir.Value, info: onnx.ValueInfoProto) -> bool:
     """Add what the inferred type knows and the value does not; say whether that was anything."""
     inferred_type = ir.serde.deserialize_type_proto_for_type(info.type)
-    inferred = ir.serde.deserialize_type_proto_for_shape(info.type)
     changed = False
     if value.type is None and inferred_type is not None:
         value.type = inferred_type
         changed = True
     elif inferred_type is not None and value.type != inferred_type:
         return False
+    inferred = _dims(info.type)
     if inferred is None:
         return changed
     if value.shape is None:
-        value.shape = inferred
+        value.shape = ir.Shape(inferred)
         return True
     if len(value.shape) != len(inferred):
         return changed
-    dims: list[int | str | None] = []
-    for known, new in zip(value.shape, inferred, strict=True):
-        if isinstance(known, int):
-            dims.append(known)
-        elif isinstance(new, int):
-            dims.append(new)
-        else:
-            dims.append(known.value if known.value is not None else new.value)
-    merged = ir.Shape(dims)
-    if merged != value.shape:
-        value.shape = merged
-        return True
-    return changed
+    known = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+    merged = [
+        new if old is None or (isinstance(new, int) and not isinstance(old, int)) else old
+        for old, new in zip(known, inferred, strict=True)
+    ]
+    if merged == known:
+        return changed
+    value.shape = ir.Shape(merged)
+    return True
+
+
+def _dims(type_proto: onnx.TypeProto) -> list[int | str | None] | None:
+    """The dimensions of a tensor type, or None when it is none or its rank is unknown."""
+    if not type_proto.HasField("tensor_type") or not type_proto.tensor_type.HasField("shape"):
+        return None
+    return [
+        dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None)
+        for dim in type_proto.tensor_type.shape.dim
+    ]
