@@ -33,6 +33,9 @@ class Atom(NamedTuple):
     name: str
     nonnegative: bool = True
 
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name!r}"
+
 
 #: A product of atoms, sorted, an atom as often as its power says. The empty one is 1.
 _Monomial = tuple[Atom, ...]
@@ -69,12 +72,13 @@ class Expression:
         return _normal(terms)
 
     def __str__(self) -> str:
+        """Text that is the same for equal expressions, and for those only."""
         if not self.terms:
             return "0"
         return " + ".join(
             "*".join(
                 [str(coefficient)] * (coefficient != 1 or not monomial)
-                + [atom.name for atom in monomial]
+                + [str(atom) for atom in monomial]
             )
             for monomial, coefficient in self.terms
         )

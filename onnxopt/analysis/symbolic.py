@@ -2,8 +2,8 @@
 
 Exporters compute shapes with operators: ``Concat(Gather(Shape(x), 0), -1, 384)`` and so on. This
 analysis follows such arithmetic without running it. `SymbolicFacts.shape` is the shape of a value,
-`SymbolicFacts.integers` the contents of an integer tensor of rank 0 or 1; both are tuples of
-`Expression`, so that "these two sizes are the same" can be asked where neither is known.
+`SymbolicFacts.integers` the contents of an integer tensor of rank 0 or 1; both are made of
+`Expression`, so that "are these two sizes the same" can be asked where neither is known.
 
 What it builds on: within a model, the same symbolic dimension is the same size; dimensions may be
 0; statements hold for runs that do not fail. What an operator's own rule derives from its inputs
@@ -17,63 +17,35 @@ while exact rewrites go on around it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
 import onnx_ir as ir
 
 from onnxopt.analysis.expressions import Atom, Expression, number, symbol
-from onnxopt.analysis.values import constant_array, dims
+from onnxopt.analysis.symbolic_integers import integer_rule
+from onnxopt.analysis.symbolic_shapes import shape_rule
+from onnxopt.analysis.symbolic_values import (
+    INTEGER_TYPES,
+    MOST_ELEMENTS,
+    Integers,
+    Questions,
+    Shape,
+)
+from onnxopt.analysis.values import constant, dims, rank
 from onnxopt.op_traits import is_standard
 from onnxopt.rewriting import Refuse
 
-__all__ = ["INTEGER_TYPES", "MOST_ELEMENTS", "Integers", "Shape", "SymbolicFacts"]
+__all__ = ["Integers", "Shape", "SymbolicFacts"]
 
-#: The shape of a value.
-Shape = tuple[Expression, ...]
-
-#: Longer vectors are no shapes.
-MOST_ELEMENTS = 64
-#: The element types whose contents are followed; booleans count as 0 and 1.
-INTEGER_TYPES = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
-#: An expression with more terms, or a name longer than this many characters, becomes an atom.
+#: An expression with more terms or factors, or an atom with a longer name, becomes one atom, so
+#: that long chains of arithmetic stay linear.
 _MOST_TERMS, _LONGEST_NAME = 16, 120
-
-
-@dataclasses.dataclass(frozen=True)
-class Integers:
-    """The contents of an integer tensor of rank 0 or 1.
-
-    Attributes:
-        elements: One expression an element.
-        is_scalar: Whether the rank is 0; there is one element then.
-        dtype: One of `INTEGER_TYPES`.
-    """
-
-    elements: tuple[Expression, ...]
-    is_scalar: bool
-    dtype: ir.DataType
-
-    @property
-    def constants(self) -> tuple[int, ...] | None:
-        """The numbers, when all of them are known."""
-        known = [element.constant for element in self.elements]
-        numbers = tuple(each for each in known if each is not None)
-        return numbers if len(numbers) == len(known) else None
-
-    @classmethod
-    def vector(cls, elements: Iterable[Expression], dtype: ir.DataType) -> Integers:
-        """A tensor of rank 1."""
-        return cls(tuple(elements), False, dtype)
-
-    @classmethod
-    def scalar(cls, element: Expression, dtype: ir.DataType) -> Integers:
-        """A tensor of rank 0."""
-        return cls((element,), True, dtype)
-
 
 #: A question about a value.
 _Task = tuple[Literal["integers", "shape"], ir.Value]
+_Answer = Integers | Shape | None
+_Fact = TypeVar("_Fact")
 
 
 class _Pending(Exception):  # noqa: N818 - it is a request, not an error
@@ -84,47 +56,38 @@ class _Pending(Exception):  # noqa: N818 - it is a request, not an error
         self.tasks = tasks
 
 
-class OperatorView:
-    """What the rule of an operator may ask; each answer is about a value further upstream."""
+class _Answered:
+    """Questions for rules: answered from what is known, else put off by `_Pending`."""
 
-    def __init__(self, answers: dict[_Task, Integers | Shape | None]) -> None:
+    def __init__(self, answers: dict[_Task, _Answer]) -> None:
         self._answers = answers
 
     def integers(self, *values: ir.Value | None) -> list[Integers | None]:
-        """Contents of several values; None for what is missing or not known."""
-        tasks: list[_Task | None] = [
-            None if value is None else ("integers", value) for value in values
-        ]
-        self._require(tasks)
-        found = [None if task is None else self._answers[task] for task in tasks]
+        found = self._ask([None if value is None else ("integers", value) for value in values])
         return [each if isinstance(each, Integers) else None for each in found]
 
     def shapes(self, *values: ir.Value | None) -> list[Shape | None]:
-        """Shapes of several values; None for what is missing or of unknown rank."""
-        tasks: list[_Task | None] = [
-            None if value is None else ("shape", value) for value in values
-        ]
-        self._require(tasks)
-        found = [None if task is None else self._answers[task] for task in tasks]
+        found = self._ask([None if value is None else ("shape", value) for value in values])
         return [each if isinstance(each, tuple) else None for each in found]
 
-    def _require(self, tasks: Sequence[_Task | None]) -> None:
+    def _ask(self, tasks: Sequence[_Task | None]) -> list[_Answer]:
         missing = [task for task in tasks if task is not None and task not in self._answers]
         if missing:
             raise _Pending(missing)
+        return [None if task is None else self._answers[task] for task in tasks]
 
 
 class SymbolicFacts:
     """Answers about one model, kept for as long as this object lives.
 
-    Use one for a run of a pass. Values may be added, and nodes replaced by others that compute the
-    same, in the meantime.
+    Use one for a run of a pass. In the meantime values may be added, and nodes replaced by others
+    that compute the same.
     """
 
     def __init__(self) -> None:
-        self._answers: dict[_Task, Integers | Shape | None] = {}
-        self._view = OperatorView(self._answers)
-        self._numbers: dict[ir.Value, int] = {}
+        self._answers: dict[_Task, _Answer] = {}
+        self._questions = _Answered(self._answers)
+        self._serials: dict[ir.Value, int] = {}
 
     def integers(self, value: ir.Value | None) -> Integers | None:
         """Contents of an integer tensor of rank 0 or 1 with at most `MOST_ELEMENTS` elements.
@@ -143,56 +106,51 @@ class SymbolicFacts:
         found = self._answer(("shape", value)) if value is not None else None
         return found if isinstance(found, tuple) else None
 
-    def _answer(self, question: _Task) -> Integers | Shape | None:
-        stack, opened = [question], {question}
+    def _answer(self, question: _Task) -> _Answer:
+        stack, waiting = [question], set[_Task]()
         while stack:
             task = stack[-1]
             if task not in self._answers:
                 try:
-                    self._answers[task] = self._work_out(task)
+                    self._answers[task] = self._work_out(*task)
                 except _Pending as pending:
-                    for each in pending.tasks:
-                        if each in opened:  # a graph with a cycle: nothing holds there
-                            self._answers[each] = None
-                        opened.add(each)
+                    waiting.add(task)
+                    for each in waiting.intersection(pending.tasks):
+                        self._answers[each] = None  # the graph has a cycle: nothing holds there
                     stack.extend(pending.tasks)
                     continue
-            opened.discard(task)
+            waiting.discard(task)
             stack.pop()
         return self._answers[question]
 
-    def _work_out(self, task: _Task) -> Integers | Shape | None:
-        kind, value = task
+    def _work_out(self, kind: str, value: ir.Value) -> _Answer:
         return self._integers(value) if kind == "integers" else self._shape(value)
 
     def _integers(self, value: ir.Value) -> Integers | None:
         if value.dtype is not None and value.dtype not in INTEGER_TYPES:
             return None
-        if value.shape is not None and len(value.shape) > 1:
+        if (rank(value) or 0) > 1:
             return None
-        array = constant_array(value, limit=MOST_ELEMENTS)
-        if array is not None:
-            dtype = ir.DataType.from_numpy(array.dtype)
-            if dtype not in INTEGER_TYPES or array.ndim > 1:
+        tensor = constant(value)
+        if tensor is not None:
+            if tensor.dtype not in INTEGER_TYPES or tensor.size > MOST_ELEMENTS:
                 return None
-            elements = tuple(number(int(each)) for each in array.reshape(-1))
-            return Integers(elements, array.ndim == 0, dtype)
+            elements = tuple(number(int(each)) for each in tensor.numpy().reshape(-1))
+            return Integers(elements, len(tensor.shape) == 0, tensor.dtype)
         derived = self._derive(value, integer_rule)
-        if isinstance(derived, Integers) and len(derived.elements) <= MOST_ELEMENTS:
-            return dataclasses.replace(
-                derived,
-                elements=tuple(
-                    each if _is_small(each) else self._atom(value, index, "element")
-                    for index, each in enumerate(derived.elements)
-                ),
-            )
-        return self._unknown_integers(value)
+        if derived is None or len(derived.elements) > MOST_ELEMENTS:
+            return self._unknown_integers(value)
+        elements = tuple(
+            each if _is_small(each) else self._atom(value, index, "element")
+            for index, each in enumerate(derived.elements)
+        )
+        return dataclasses.replace(derived, elements=elements)
 
     def _unknown_integers(self, value: ir.Value) -> Integers | None:
         """One atom an element, where type and length are known all the same."""
-        if value.dtype not in INTEGER_TYPES:
+        if value.dtype is None:
             return None
-        [shape] = self._view.shapes(value)
+        [shape] = self._questions.shapes(value)
         if shape is None or len(shape) > 1:
             return None
         length = shape[0].constant if shape else 1
@@ -203,15 +161,11 @@ class SymbolicFacts:
 
     def _shape(self, value: ir.Value) -> Shape | None:
         stated = dims(value)
-        derived: Sequence[Expression | None] | None = None
-        if constant_array(value, limit=0) is None and value.producer() is not None:
-            found = self._derive(value, shape_rule)
-            if found is not None and not isinstance(found, Integers):
-                derived = found
+        derived = self._derive(value, shape_rule)
+        if derived is None and stated is None:
+            return None
         if derived is None:
-            if stated is None:
-                return None
-            derived = [None] * len(stated)
+            derived = [None] * len(stated or ())
         if stated is None or len(stated) != len(derived):
             stated = (None,) * len(derived)
         shape: list[Expression] = []
@@ -227,8 +181,10 @@ class SymbolicFacts:
         return tuple(shape)
 
     def _derive(
-        self, value: ir.Value, rule_of: _RuleTable
-    ) -> Integers | Sequence[Expression | None] | None:
+        self,
+        value: ir.Value,
+        rule_of: Callable[[ir.Node], Callable[[ir.Node, int, Questions], _Fact | None] | None],
+    ) -> _Fact | None:
         node = value.producer()
         rule = rule_of(node) if node is not None and is_standard(node) else None
         if node is None or rule is None:
@@ -236,12 +192,12 @@ class SymbolicFacts:
         index = value.index()
         assert index is not None
         try:
-            return rule(node, index, self._view)
+            return rule(node, index, self._questions)
         except Refuse:
             return None
 
     def _atom(self, value: ir.Value, index: int, kind: str) -> Expression:
-        serial = self._numbers.setdefault(value, len(self._numbers))
+        serial = self._serials.setdefault(value, len(self._serials))
         nonnegative = kind == "axis" or value.dtype == ir.DataType.BOOL
         return symbol(Atom(kind, f"{serial}.{index}", nonnegative))
 
@@ -251,8 +207,3 @@ def _is_small(expression: Expression) -> bool:
         len(monomial) <= _MOST_TERMS and all(len(atom.name) <= _LONGEST_NAME for atom in monomial)
         for monomial, _ in expression.terms
     )
-
-
-# The tables of operators stand on the types above, hence their place at the end.
-from onnxopt.analysis.symbolic_integers import integer_rule  # noqa: E402
-from onnxopt.analysis.symbolic_shapes import shape_rule  # noqa: E402

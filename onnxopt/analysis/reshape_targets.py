@@ -1,0 +1,128 @@
+"""Constant shape inputs for Reshape and Expand that do what a computed one does, in every run.
+
+Reshape knows two numbers that are no sizes: 0 stands for the size of the input in the same place
+(without ``allowzero``), and one -1 for whatever is left. A runtime works the -1 out by division,
+and fails when the other sizes have a 0 among them; a copied 0 is always safe. So a -1 may only
+stand in for a dynamic size when no other size can be 0, or when it stood there all along: an empty
+batch that went through the model before goes through it afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxopt.analysis.expressions import Atom, Expression, product
+from onnxopt.analysis.symbolic_values import Shape
+from onnxopt.rewriting import Refuse
+
+__all__ = ["expand_target", "reshape_target"]
+
+
+def reshape_target(
+    source: Shape | None, target: Sequence[Expression], allowzero: bool
+) -> tuple[int, ...]:
+    """The constant target for a Reshape without ``allowzero``.
+
+    An element of unknown origin may be -1 or 0 when the model runs. As the only one among positive
+    numbers it is replaced by -1 all the same: were it 0, the size it copies must be what -1 gives,
+    or the run would fail.
+
+    Args:
+        source: Shape of the input, None when the rank is unknown.
+        target: The computed shape input.
+        allowzero: Whether a 0 in the computed target is a size.
+
+    Raises:
+        Refuse: When no constant does.
+    """
+    elements = list(target)
+    stated = [axis for axis, element in enumerate(elements) if element.constant == -1]
+    if len(stated) > 1:
+        raise Refuse("the target has two dimensions to be inferred")
+    positive: frozenset[Atom] = frozenset()
+    if stated:
+        others = [element for axis, element in enumerate(elements) if axis != stated[0]]
+        positive = _positive_atoms(others)
+        rest = _left_over(source, others)
+        if rest is not None:
+            elements[stated[0]] = rest
+    numbers: list[int] = []
+    for axis, element in enumerate(elements):
+        size = element.constant
+        copied = source is not None and axis < len(source) and source[axis] == element
+        if size is not None and size > 0:
+            numbers.append(size)
+        elif copied or (size == 0 and not allowzero):
+            numbers.append(0)
+        elif size is not None and size != -1:
+            raise Refuse("the target has a dimension of size 0 or below -1")
+        else:
+            numbers.append(-1)
+    inferred = [axis for axis, each in enumerate(numbers) if each == -1]
+    if len(inferred) > 1:
+        raise Refuse("more than one dimension is neither constant nor kept from the input")
+    if inferred and inferred != stated and not _may_infer(source, elements, inferred[0], positive):
+        raise Refuse("a dimension could only be inferred where no other is 0")
+    return tuple(numbers)
+
+
+def _positive_atoms(others: Sequence[Expression]) -> frozenset[Atom]:
+    """Sizes that cannot be 0, given that the runtime divides by the product of these."""
+    return frozenset(
+        atom
+        for other in others
+        if len(other.terms) == 1
+        for atom in other.atoms
+        if atom.nonnegative
+    )
+
+
+def _left_over(source: Shape | None, others: Sequence[Expression]) -> Expression | None:
+    """What a -1 beside these dimensions stands for, where that can be told."""
+    sizes: list[Expression] = []
+    for element in others:
+        if element.lower_bound() is None or element.constant == 0:
+            return None
+        sizes.append(element)
+    return None if source is None else product(source).quotient(product(sizes))
+
+
+def _may_infer(
+    source: Shape | None,
+    elements: Sequence[Expression],
+    inferred: int,
+    positive: frozenset[Atom],
+) -> bool:
+    """Whether the dimensions beside an inferred one are never 0."""
+    for axis, element in enumerate(elements):
+        if axis == inferred:
+            continue
+        if element.constant == 0:
+            if source is None or axis >= len(source):
+                return False
+            element = source[axis]
+        if not element.is_nonzero(positive):
+            return False
+    return True
+
+
+def expand_target(source: Shape | None, target: Sequence[Expression]) -> tuple[int, ...]:
+    """The constant target for an Expand: 1 where it asks for a size that the input has already.
+
+    Args:
+        source: Shape of the input, None when the rank is unknown.
+        target: The computed shape input.
+
+    Raises:
+        Refuse: When no constant does.
+    """
+    numbers: list[int] = []
+    for position, element in enumerate(reversed(target)):
+        size = element.constant
+        own = source is not None and position < len(source) and source[-1 - position] == element
+        if size is None and not own:
+            raise Refuse("a dimension to expand to is only known when the model runs")
+        if size is not None and size < 0:
+            raise Refuse("a dimension to expand to is below 0")
+        numbers.append(1 if own else size or 0)
+    return tuple(reversed(numbers))

@@ -1,0 +1,414 @@
+"""Rules for shapes, one an operator.
+
+A rule gives the shape of one output of a node: one entry a dimension, None for a dimension it
+cannot tell, and None as a whole when it cannot tell the rank. A file or ONNX's own inference may
+still know what a rule does not; the rules here are for operators where sizes pass through, so that
+a dynamic size keeps its identity from the graph input to the place where it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from onnxopt.analysis.attributes import int_attribute, ints_attribute
+from onnxopt.analysis.expressions import ONE, ZERO, Expression, number, product
+from onnxopt.analysis.symbolic_values import Questions, Shape
+from onnxopt.op_traits import Trait, has_trait
+from onnxopt.rewriting import Refuse
+
+__all__ = ["broadcast", "reshaped", "shape_rule"]
+
+#: Dimensions as far as they are known.
+Dims = Sequence[Expression | None]
+ShapeRule = Callable[[ir.Node, int, Questions], Dims | None]
+
+#: Ends of slices from here on mean "to the end".
+_FAR = 2**31 - 1
+
+
+def shape_rule(node: ir.Node) -> ShapeRule | None:
+    """The rule for a node of the standard domain, or None when its operator has none."""
+    rule = _RULES.get(node.op_type)
+    if rule is None and has_trait(node, Trait.UNARY):
+        return _same
+    if rule is None and has_trait(node, Trait.BROADCAST) and "broadcast" not in node.attributes:
+        return _broadcast
+    return rule
+
+
+# Shapes of the inputs as they are
+
+
+def _same(node: ir.Node, index: int, ask: Questions) -> Dims | None:
+    """The first output has the shape of the first input."""
+    return ask.shapes(node.inputs[0])[0] if index == 0 else None
+
+
+def broadcast(first: Dims, second: Dims) -> list[Expression | None]:
+    """The shape that two tensors broadcast to, where that is certain."""
+    length = max(len(first), len(second))
+    left, right = ((*[ONE] * (length - len(each)), *each) for each in (first, second))
+    return [_broadcast_dim(one, other) for one, other in zip(left, right, strict=True)]
+
+
+def _broadcast_dim(one: Expression | None, other: Expression | None) -> Expression | None:
+    if one == other or other == ONE:
+        return one
+    if one == ONE:
+        return other
+    for each in (one, other):  # the other side is 1 or the same, since the run does not fail
+        if each is not None and (each - ONE).is_nonzero():
+            return each
+    return None
+
+
+def _broadcast(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    result: Dims = ()
+    for shape in ask.shapes(*node.inputs):
+        if shape is None:
+            return None
+        result = broadcast(result, shape)
+    return result
+
+
+def _axis(axis: int, rank: int) -> int:
+    """An axis counted from the front."""
+    if not -rank <= axis < rank:
+        raise Refuse("an axis is out of range")
+    return axis % rank
+
+
+# Movement
+
+
+def _transpose(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [shape] = ask.shapes(node.inputs[0])
+    if shape is None:
+        return None
+    order = ints_attribute(node, "perm")
+    return shape[::-1] if order is None else [shape[axis] for axis in order]
+
+
+def reshaped(source: Shape | None, target: Sequence[Expression], allowzero: bool) -> Dims:
+    """The shape that Reshape gives.
+
+    Without ``allowzero``, an element of the target that is 0 when the model runs stands for the
+    size of the input there. If the other elements are not 0 then, that size is 0 too, as the number
+    of elements is kept, so the result is what the element says. This is claimed unless another
+    element depends on the same size; that two different sizes are 0 at once is left out of account.
+    """
+    dims: list[Expression | None] = []
+    inferred: int | None = None
+    for axis, element in enumerate(target):
+        copied = source[axis] if source is not None and axis < len(source) else None
+        others = (*target[:axis], *target[axis + 1 :])
+        if element.constant == -1:
+            inferred = axis
+        if element == ZERO and not allowzero:
+            dims.append(copied)
+        elif not element.at_least(ZERO):
+            dims.append(None)
+        elif allowzero or element == copied or element.is_nonzero():
+            dims.append(element)
+        else:
+            alone = all(element.atoms.isdisjoint(other.atoms) for other in others)
+            dims.append(element if alone else None)
+    if inferred is not None and source is not None:
+        known = [dim for axis, dim in enumerate(dims) if axis != inferred and dim is not None]
+        if len(known) == len(dims) - 1:
+            dims[inferred] = product(source).quotient(product(known))
+    return dims
+
+
+def _reshape(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    if len(node.inputs) < 2:
+        return None
+    [source] = ask.shapes(node.inputs[0])
+    [target] = ask.integers(node.inputs[1])
+    if target is None or target.is_scalar:
+        return None
+    return reshaped(source, target.elements, int_attribute(node, "allowzero", 0) == 1)
+
+
+def _flatten(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [shape] = ask.shapes(node.inputs[0])
+    if shape is None:
+        return None
+    axis = int_attribute(node, "axis", 1)
+    axis += len(shape) if axis < 0 else 0
+    return [product(shape[:axis]), product(shape[axis:])]
+
+
+def _axes(node: ir.Node, ask: Questions) -> tuple[int, ...] | None:
+    axes = ints_attribute(node, "axes")
+    if axes is None and len(node.inputs) > 1:
+        [given] = ask.integers(node.inputs[1])
+        axes = given.constants if given is not None else None
+    return axes
+
+
+def _unsqueeze(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [shape] = ask.shapes(node.inputs[0])
+    axes = _axes(node, ask)
+    if shape is None or axes is None:
+        return None
+    rank = len(shape) + len(axes)
+    rest = iter(shape)
+    new = {_axis(axis, rank) for axis in axes}
+    return [ONE if axis in new else next(rest) for axis in range(rank)]
+
+
+def _squeeze(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [shape] = ask.shapes(node.inputs[0])
+    axes = _axes(node, ask)
+    if shape is None or not axes:  # without axes, the rank depends on which sizes are 1
+        return None
+    gone = {_axis(axis, len(shape)) for axis in axes}
+    return [dim for axis, dim in enumerate(shape) if axis not in gone]
+
+
+def _expand(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [shape] = ask.shapes(node.inputs[0])
+    [target] = ask.integers(node.inputs[1])
+    if shape is None or target is None:
+        return None
+    return broadcast(shape, [each if each.at_least(ZERO) else None for each in target.elements])
+
+
+def _tile(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [shape] = ask.shapes(node.inputs[0])
+    [repeats] = ask.integers(*node.inputs[1:2])
+    if shape is None or repeats is None or len(repeats.elements) != len(shape):
+        return None
+    return [dim * times for dim, times in zip(shape, repeats.elements, strict=True)]
+
+
+def _concat(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    shapes = [shape for shape in ask.shapes(*node.inputs) if shape is not None]
+    if len(shapes) != len(node.inputs) or len({len(shape) for shape in shapes}) != 1:
+        return None
+    axis = _axis(int_attribute(node, "axis", 0), len(shapes[0]))
+    columns = list(zip(*shapes, strict=True))
+    dims: list[Expression | None] = [
+        next((dim for dim in column if dim.constant is not None), column[0]) for column in columns
+    ]
+    dims[axis] = sum(columns[axis], ZERO)
+    return dims
+
+
+def _split(node: ir.Node, index: int, ask: Questions) -> Dims | None:
+    [shape] = ask.shapes(node.inputs[0])
+    if shape is None:
+        return None
+    axis = _axis(int_attribute(node, "axis", 0), len(shape))
+    dims: list[Expression | None] = list(shape)
+    sizes = ints_attribute(node, "split")
+    if sizes is not None:
+        dims[axis] = number(sizes[index])
+    elif len(node.inputs) > 1 and node.inputs[1] is not None:
+        [given] = ask.integers(node.inputs[1])
+        known = given is not None and index < len(given.elements)
+        dims[axis] = given.elements[index] if given is not None and known else None
+    else:
+        dims[axis] = shape[axis].quotient(number(len(node.outputs)))
+    return dims
+
+
+def _gather(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    data, indices = ask.shapes(*node.inputs)
+    if data is None or indices is None:
+        return None
+    axis = _axis(int_attribute(node, "axis", 0), len(data))
+    return (*data[:axis], *indices, *data[axis + 1 :])
+
+
+def _indices(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    """Elements are picked one by one: the shape of the second input."""
+    return ask.shapes(node.inputs[1])[0]
+
+
+def _slice(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [shape] = ask.shapes(node.inputs[0])
+    if shape is None:
+        return None
+    if len(node.inputs) == 1:  # opset 1 to 9
+        given = [ints_attribute(node, name) for name in ("starts", "ends", "axes")]
+        starts, ends, axes, steps = (
+            None if each is None else [number(value) for value in each] for each in (*given, None)
+        )
+    else:
+        inputs = [*node.inputs[1:], None, None][:4]
+        contents = ask.integers(*inputs)
+        if any(v is not None and c is None for v, c in zip(inputs, contents, strict=True)):
+            return [None] * len(shape)
+        starts, ends, axes, steps = (
+            None if each is None else list(each.elements) for each in contents
+        )
+    if starts is None or ends is None:
+        return None
+    where = [number(axis) for axis in range(len(starts))] if axes is None else axes
+    dims: list[Expression | None] = list(shape)
+    for order, start in enumerate(starts):
+        axis, step = where[order].constant, 1 if steps is None else steps[order].constant
+        if axis is None:
+            return [None] * len(shape)
+        axis = _axis(axis, len(shape))
+        dims[axis] = None if step is None else _sliced(shape[axis], start, ends[order], step)
+    return dims
+
+
+def _sliced(dim: Expression, start: Expression, end: Expression, step: int) -> Expression | None:
+    """The length of what a slice along one axis leaves."""
+    size, first, last = dim.constant, start.constant, end.constant
+    if size is not None and first is not None and last is not None and step != 0:
+        return number(len(range(*slice(first, last, step).indices(size))))
+    if step != 1:
+        return None
+    begin, stop = _position(dim, start), _position(dim, end)
+    if begin is None or stop is None or not stop.at_least(begin):
+        return None
+    return stop - begin
+
+
+def _position(dim: Expression, bound: Expression) -> Expression | None:
+    """A bound of a slice as a position in 0 to dim, where it certainly is one or is cut to one."""
+    value = bound.constant
+    if value is not None and value < 0:
+        bound = dim + bound
+        return bound if bound.at_least(ZERO) else None
+    if (value is not None and value >= _FAR) or bound.at_least(dim):
+        return dim
+    return bound if bound.at_least(ZERO) and dim.at_least(bound) else None
+
+
+# Tensors made from a shape
+
+
+def _constant_of_shape(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [target] = ask.integers(node.inputs[0])
+    return None if target is None else target.elements
+
+
+def _range(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    start, limit, delta = ask.integers(*node.inputs)
+    if start is None or limit is None or delta is None or delta.constants != (1,):
+        return [None]
+    length = limit.elements[0] - start.elements[0]
+    return [length if length.at_least(ZERO) else None]
+
+
+def _one_hot(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [indices] = ask.shapes(node.inputs[0])
+    [depth] = ask.integers(node.inputs[1])
+    if indices is None:
+        return None
+    axis = _axis(int_attribute(node, "axis", -1), len(indices) + 1)
+    known = depth is not None and depth.elements[0].at_least(ZERO)
+    size = depth.elements[0] if depth is not None and known else None
+    return (*indices[:axis], size, *indices[axis:])
+
+
+def _shape(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [shape] = ask.shapes(node.inputs[0])
+    if shape is None:
+        return [None]
+    start, end = int_attribute(node, "start", 0), int_attribute(node, "end", len(shape))
+    return [number(len(shape[slice(start, end)]))]
+
+
+def _scalar(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    return ()
+
+
+# Computation
+
+
+def _matmul(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    left, right = ask.shapes(*node.inputs[:2])
+    if not left or not right:
+        return None
+    rows = () if len(left) == 1 else (left[-2],)
+    columns = () if len(right) == 1 else (right[-1],)
+    return (*broadcast(left[:-2], right[:-2]), *rows, *columns)
+
+
+def _gemm(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    left, right = ask.shapes(*node.inputs[:2])
+    if left is None or right is None:
+        return None
+    rows = left[1 if int_attribute(node, "transA", 0) else 0]
+    return [rows, right[0 if int_attribute(node, "transB", 0) else 1]]
+
+
+def _reduction(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [shape] = ask.shapes(node.inputs[0])
+    if shape is None:
+        return None
+    axes = _axes(node, ask)
+    if axes is None and len(node.inputs) > 1 and node.inputs[1] is not None:
+        return [None] * len(shape) if int_attribute(node, "keepdims", 1) else None
+    if not axes:
+        if int_attribute(node, "noop_with_empty_axes", 0):
+            return shape
+        axes = tuple(range(len(shape)))
+    return _without(shape, {_axis(axis, len(shape)) for axis in axes}, node)
+
+
+def _arg_reduction(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [shape] = ask.shapes(node.inputs[0])
+    if shape is None:
+        return None
+    return _without(shape, {_axis(int_attribute(node, "axis", 0), len(shape))}, node)
+
+
+def _without(shape: Shape, gone: set[int], node: ir.Node) -> Dims:
+    keep = int_attribute(node, "keepdims", 1)
+    dims = [ONE if axis in gone else dim for axis, dim in enumerate(shape)]
+    return dims if keep else [dim for axis, dim in enumerate(dims) if axis not in gone]
+
+
+def _batch(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    """Convolution and pooling keep the batch; the rest is for shape inference to say."""
+    [shape] = ask.shapes(node.inputs[0])
+    if shape is None or len(shape) < 2:
+        return None
+    return [shape[0], *[None] * (len(shape) - 1)]
+
+
+def _rules() -> dict[str, ShapeRule]:
+    groups: dict[ShapeRule, str] = {
+        _same: """Softmax LogSoftmax Hardmax LayerNormalization RMSNormalization GroupNormalization
+            BatchNormalization InstanceNormalization LpNormalization MeanVarianceNormalization LRN
+            Dropout CumSum CumProd Trilu QuantizeLinear DequantizeLinear Scatter ScatterElements
+            ScatterND ReverseSequence RotaryEmbedding""",
+        _batch: """Conv ConvTranspose MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool
+            GlobalLpPool ConvInteger QLinearConv""",
+        _reduction: """ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2
+            ReduceLogSum ReduceLogSumExp ReduceSumSquare""",
+        _arg_reduction: "ArgMax ArgMin",
+        _matmul: "MatMul MatMulInteger",
+        _gemm: "Gemm",
+        _transpose: "Transpose",
+        _reshape: "Reshape",
+        _flatten: "Flatten",
+        _unsqueeze: "Unsqueeze",
+        _squeeze: "Squeeze",
+        _expand: "Expand",
+        _tile: "Tile",
+        _concat: "Concat",
+        _split: "Split",
+        _gather: "Gather",
+        _indices: "GatherElements",
+        _slice: "Slice",
+        _constant_of_shape: "ConstantOfShape",
+        _range: "Range",
+        _one_hot: "OneHot",
+        _shape: "Shape",
+        _scalar: "Size",
+    }
+    return {op: rule for rule, ops in groups.items() for op in ops.split()}
+
+
+_RULES = _rules()
