@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import itertools
 import pathlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,8 @@ Feed = dict[str, Any]
 _SIZE_PAIRS = ((16, 24), (64, 96), (1, 2), (224, 256), (512, 576), (8, 8), (32, 48), (1024, 1536))
 #: Sizes of the first dimension, which is the batch more often than not.
 _BATCH_SIZES = (1, 3)
+#: A model that takes longer than this for a feed is not fed with every seed.
+_SLOW_SECONDS = 0.25
 #: At most so many dimensions after the first are taken for the batch.
 _MOST_BATCH_SLOTS = 2
 #: Walk so many steps from an integer input to find the table that it indexes.
@@ -87,7 +90,8 @@ class FeedSource:
         """At most ``limit`` feeds.
 
         Made-up ones are such that the model runs: every dynamic dimension has two sizes among them
-        (unless only one lets the model run), and there is one feed for each size and seed.
+        (unless only one lets the model run), smaller first, and there is one feed for each size and
+        seed (for models that take long, one for each size).
 
         Args:
             try_run: Runs the original model on a feed; raises `OnnxoptError` when that fails.
@@ -123,9 +127,10 @@ class FeedSource:
         failure: OnnxoptError | None = None
         for sizes, like_batch in _plans(self._inputs, self._request):
             feeds: list[Feed] = []
+            start, slow = time.perf_counter(), False
             for size, batch in zip(sizes, _BATCH_SIZES, strict=True):
                 plan = _Plan(size, batch, like_batch)
-                for seed in self._request.seeds:
+                for seed in self._request.seeds[: 1 if slow else None]:
                     feed = _make_feed(self._inputs, self._request, self._limits, plan, seed)
                     try:
                         try_run(feed)
@@ -133,6 +138,9 @@ class FeedSource:
                         failure = error
                         break
                     feeds.append(feed)
+                    slow = time.perf_counter() - start > _SLOW_SECONDS
+                    if slow:
+                        break
                 if not feeds:
                     break  # the smaller size fails already
             if feeds:

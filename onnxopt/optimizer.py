@@ -254,7 +254,7 @@ class _Run:
                     lambda try_run: source.feeds(try_run, _MOST_FEEDS),
                     threads=self.settings.threads,
                     tolerance=self.settings.tolerance,
-                    seconds=0.0 if self._together else self.settings.seconds,
+                    seconds=0.0 if self._together else self.settings.seconds / 2,
                     keep_open=self._together,
                 )
             except RuntimeRefusalError as error:
@@ -339,10 +339,11 @@ class _Run:
         )
         trial = candidate.trial
         if objection is None and trial is not None and self.settings.guard_speed:
+            feeds = self.referee.feeds
             guard = SpeedGuard(
                 self.worker,
                 self.referee.reference,
-                self.referee.feeds[-1],
+                feeds[-1] if self._together else feeds[0],
                 threads=self.settings.threads,
                 seconds=self.settings.seconds,
                 together=self._together,

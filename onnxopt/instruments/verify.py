@@ -12,7 +12,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
 
@@ -93,8 +93,15 @@ class Referee:
         self._seconds = seconds
         self._keep_open = keep_open
         info = worker.open(original, threads=threads, profile=True)
-        self.feeds = make_feeds(lambda feed: worker.run(info.session, feed))
-        self.reference = self._try(original, info)
+        seen: dict[int, list[Any]] = {}
+
+        def run(feed: Feed) -> list[Any]:
+            seen[id(feed)] = outputs = worker.run(info.session, feed)
+            return outputs
+
+        self.feeds = make_feeds(run)
+        known = [seen[id(feed)] if id(feed) in seen else run(feed) for feed in self.feeds]
+        self.reference = self._try(original, info, known)
         self._own_noise: list[list[Difference]] | None = None
 
     def close(self) -> None:
@@ -141,7 +148,12 @@ class Referee:
                 return Objection("fusions", message), trial, differences
         return None, trial, differences
 
-    def _try(self, model: str | os.PathLike[str], info: SessionInfo | None = None) -> Trial:
+    def _try(
+        self,
+        model: str | os.PathLike[str],
+        info: SessionInfo | None = None,
+        outputs: list[list[Any]] | None = None,
+    ) -> Trial:
         return try_model(
             self._worker,
             model,
@@ -150,6 +162,7 @@ class Referee:
             seconds=self._seconds,
             keep_open=self._keep_open,
             info=info,
+            outputs=outputs,
         )
 
     def _differences(self, trial: Trial) -> tuple[list[Difference], Difference | None]:

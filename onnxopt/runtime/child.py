@@ -123,7 +123,6 @@ class Server:
         chosen = [self._sessions[session] for session in sessions]
         repeats = []
         for session in chosen:
-            _run(session, feed)
             repeats.append(
                 max(1, round(_SHORTEST_SAMPLE_SECONDS / max(_sample(session, feed, 1), 1e-9)))
             )

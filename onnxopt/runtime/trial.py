@@ -24,7 +24,7 @@ class Trial:
         info: The session's signature and load time.
         outputs: All outputs, by feed.
         kernels: Nodes of the runtime's optimized graph that ran.
-        seconds: Times of single runs of the last feed, without profiling; none unless asked for.
+        seconds: Times of single runs of the first feed, without profiling; none unless asked for.
         generation: The worker's when the session was left open, else None.
     """
 
@@ -51,6 +51,7 @@ def try_model(
     level: str = "all",
     keep_open: bool = False,
     info: SessionInfo | None = None,
+    outputs: list[list[Any]] | None = None,
 ) -> Trial:
     """Load a model and run it on each feed.
 
@@ -62,10 +63,11 @@ def try_model(
         model: Path of the model.
         feeds: Inputs of each run.
         threads: Threads for one operator.
-        seconds: Time to spend on timing the last feed; 0 for none.
+        seconds: Time to spend on timing the first feed; 0 for none.
         level: The runtime's optimization level.
         keep_open: Leave the session open for a `race`.
         info: A session that is open already, with profiling.
+        outputs: What that session gave for the feeds already.
 
     Raises:
         RuntimeRefusalError: When the runtime does not load or run it.
@@ -75,9 +77,10 @@ def try_model(
         info = worker.open(model, threads=threads, level=level, profile=True)
     generation: int | None = worker.generation
     try:
-        outputs = [worker.run(info.session, feed) for feed in feeds]
+        if outputs is None:
+            outputs = [worker.run(info.session, feed) for feed in feeds]
         kernels = worker.kernels(info.session)
-        times = worker.time([info.session], feeds[-1], seconds, 3)[0] if seconds and feeds else []
+        times = worker.time([info.session], feeds[0], seconds, 3)[0] if seconds and feeds else []
     except BaseException:
         keep_open = False
         raise
