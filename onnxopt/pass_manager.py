@@ -146,6 +146,9 @@ class _Registry(Mapping[str, type[ir.passes.PassBase]]):
     def __getitem__(self, name: str) -> type[ir.passes.PassBase]:
         return self._tables[name][name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._tables
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._tables)
 
