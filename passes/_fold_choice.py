@@ -1,0 +1,104 @@
+"""Choose which constant values to write into the model so that the file does not grow.
+
+Each value that a node outside the constant part reads must be there: either it is written as an
+initializer, or its node stays and what that node reads must be there. Writing costs the value's
+bytes, keeping a node costs the node's bytes, and keeping an initializer costs its bytes too, unless
+others read it anyway. The cheapest choice is a minimum cut between what is read and what would have
+to stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from ._constant_values import ConstantValues
+from ._minimum_cut import UNCUTTABLE, FlowNetwork
+from ._region_proto import inputs_of, outputs_of
+
+__all__ = ["choose_values"]
+
+#: Tags, lengths, element type and dimensions around the name and the numbers of an initializer.
+_INITIALIZER_BYTES = 16
+#: The same for a Constant node, which is written where a graph output is folded.
+_CONSTANT_NODE_BYTES = 48
+
+
+def choose_values(constants: ConstantValues, allowance_bytes: int) -> list[ir.Value]:
+    """The values to write, in topological order.
+
+    Args:
+        constants: The constant part of a model.
+        allowance_bytes: How much larger the file may get for each value that is written.
+    """
+    return _Choice(constants, allowance_bytes).values()
+
+
+class _Choice:
+    def __init__(self, constants: ConstantValues, allowance_bytes: int) -> None:
+        self._constants = constants
+        self._allowance_bytes = allowance_bytes
+        self._nodes = dict.fromkeys(constants.nodes)
+        self._network = FlowNetwork()
+        self._computed: dict[ir.Node, int] = {}
+        self._needed: dict[ir.Value, int] = {}
+
+    def values(self) -> list[ir.Value]:
+        needed = [value for value in outputs_of(self._nodes) if self._is_read_outside(value)]
+        self._build(needed)
+        kept = self._network.source_side()
+        stays = {node for node, vertex in self._computed.items() if vertex in kept}
+        read = {*needed, *inputs_of(stays)}
+        return [
+            value
+            for value in outputs_of(node for node in self._nodes if node not in stays)
+            if value in read
+        ]
+
+    def _is_read_outside(self, value: ir.Value) -> bool:
+        return value.is_graph_output() or any(
+            reader not in self._nodes for reader in value.consumers()
+        )
+
+    def _build(self, needed: Sequence[ir.Value]) -> None:
+        """Make the network from the values that are read, upstream as far as writing costs."""
+        stack: list[ir.Node] = []
+        for value in needed:
+            self._network.edge(FlowNetwork.source, self._vertex(value, stack), UNCUTTABLE)
+        while stack:
+            node = stack.pop()
+            vertex = self._computed[node]
+            self._network.edge(vertex, FlowNetwork.sink, _node_bytes(node))
+            for value in inputs_of([node]):
+                self._network.edge(vertex, self._vertex(value, stack), UNCUTTABLE)
+
+    def _vertex(self, value: ir.Value, stack: list[ir.Node]) -> int:
+        """The vertex that says that a value is needed."""
+        if value in self._needed:
+            return self._needed[value]
+        vertex = self._needed[value] = self._network.vertex()
+        node = value.producer()
+        if node is None or node not in self._nodes:
+            if not self._is_read_outside(value):
+                self._network.edge(vertex, FlowNetwork.sink, self._constants.known[value].nbytes)
+            return vertex
+        cost = self._cost(value)
+        if cost > 0:
+            if node not in self._computed:
+                self._computed[node] = self._network.vertex()
+                stack.append(node)
+            self._network.edge(vertex, self._computed[node], cost)
+        return vertex
+
+    def _cost(self, value: ir.Value) -> int:
+        """What writing a value costs beyond the allowance."""
+        size = self._constants.nbytes(value)
+        if size is None:
+            return UNCUTTABLE
+        around = _CONSTANT_NODE_BYTES if value.is_graph_output() else _INITIALIZER_BYTES
+        return max(0, size + around + len(value.name or "") - self._allowance_bytes)
+
+
+def _node_bytes(node: ir.Node) -> int:
+    return int(ir.serde.serialize_node(node).ByteSize())
