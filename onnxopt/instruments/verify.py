@@ -175,7 +175,9 @@ class Referee:
         ):
             for difference in compare(expected, actual, names, self.tolerance):
                 if not difference.agrees and self._is_noise(index, difference):
-                    difference = dataclasses.replace(difference, agrees=True, reason="")
+                    difference = dataclasses.replace(
+                        difference, agrees=True, reason="", own_noise=True
+                    )
                 if not difference.agrees and wrong is None:
                     wrong = difference
                 everything.append(difference)

@@ -58,6 +58,8 @@ class Difference:
         output: Its name.
         agrees: Whether it is within tolerance.
         reason: What is wrong when it does not agree, else empty.
+        own_noise: Whether it only agrees because the reference is as far from itself when the
+            runtime does not optimize it.
         max_abs: Largest absolute difference (of finite elements).
         max_scaled: The same, divided by the largest magnitude of the reference.
         snr_db: Signal to noise ratio in decibels, 10 log10(sum ref^2 / sum diff^2); infinite when
@@ -68,6 +70,7 @@ class Difference:
     output: str
     agrees: bool
     reason: str = ""
+    own_noise: bool = False
     max_abs: float = 0.0
     max_scaled: float = 0.0
     snr_db: float = math.inf
@@ -87,8 +90,7 @@ def compare(
     """
     tolerance = tolerance or Tolerance()
     if len(expected) != len(actual):
-        text = f"{len(expected)} outputs became {len(actual)}"
-        return [Difference("", False, text, math.inf, math.inf, -math.inf, 0.0)]
+        return [_wrong("", f"{len(expected)} outputs became {len(actual)}")]
     differences: list[Difference] = []
     for name, one, other in zip(names, expected, actual, strict=True):
         differences.extend(_compare_any(name, one, other, tolerance))
@@ -96,8 +98,13 @@ def compare(
 
 
 def worst(differences: Sequence[Difference]) -> Difference | None:
-    """The difference that matters most: one that does not agree, else the lowest SNR."""
-    return min(differences, key=lambda each: (each.agrees, each.snr_db), default=None)
+    """The difference that matters most: one that does not agree, else the lowest SNR.
+
+    Outputs whose own noise is as large come last, whatever their SNR.
+    """
+    return min(
+        differences, key=lambda each: (each.agrees, each.own_noise, each.snr_db), default=None
+    )
 
 
 def _compare_any(name: str, one: Any, other: Any, tolerance: Tolerance) -> Iterator[Difference]:
@@ -152,11 +159,27 @@ def _compare_arrays(
     agrees = bool((error <= tolerance.rtol * np.abs(left) + tolerance.atol * scale).all())
     scaled = largest / scale if scale else largest
     reason = "" if agrees else f"off by {largest:.3g} where values reach {scale:.3g} ({snr:.0f} dB)"
-    return Difference(name, agrees, reason, largest, scaled, snr, cosine)
+    return Difference(
+        name,
+        agrees,
+        reason,
+        max_abs=largest,
+        max_scaled=scaled,
+        snr_db=snr,
+        cosine=cosine,
+    )
 
 
 def _wrong(name: str, reason: str) -> Difference:
-    return Difference(name, False, reason, math.inf, math.inf, -math.inf, 0.0)
+    return Difference(
+        name,
+        False,
+        reason,
+        max_abs=math.inf,
+        max_scaled=math.inf,
+        snr_db=-math.inf,
+        cosine=0.0,
+    )
 
 
 def _is_floating(dtype: np.dtype[Any]) -> bool:
