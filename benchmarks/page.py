@@ -1,0 +1,106 @@
+"""docs/benchmarks.md, made from the results alone."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.peers import TOOLS
+from benchmarks.results import FOLDER, Results
+from benchmarks.simplification import REAL_MODELS, SCALING_MODELS
+
+__all__ = ["write"]
+
+_PAGE = pathlib.Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+
+def write(results: Results) -> None:
+    """Write the page."""
+    parts = [
+        "# Benchmarks",
+        "",
+        "Made by `make bench` (`python -m benchmarks.run`) from `benchmarks/results/`; all of it was "
+        "measured on one machine.",
+        "A speed is the median of paired, interleaved rounds of the original and the result, one "
+        "thread, with the 95 % interval of the median: above 1 the result is faster.",
+        "",
+        _environment(),
+        "",
+        "## Real models: what comes out",
+        "",
+        "Nodes count those of bodies and `Constant` nodes. *wrong* and *does not run* are what "
+        "ONNX Runtime says of the result on realistic inputs.",
+        "",
+        _table(REAL_MODELS, results, _outcome, "original"),
+        "",
+        "## Real models: what it costs",
+        "",
+        "Whole process: seconds, and the peak of its resident memory with everything it starts. "
+        "Only onnxopt compares outputs and times the result by default, and that is in its figures.",
+        "",
+        _table(REAL_MODELS, results, _cost, "size"),
+        "",
+        "## Scaling",
+        "",
+        "A chain of small nodes, and a transformer with 1.2 GB of external data.",
+        "",
+        _table(SCALING_MODELS, results, _cost_and_outcome, "original"),
+        "",
+    ]
+    _PAGE.write_text("\n".join(parts))
+
+
+def _environment() -> str:
+    path = FOLDER / "simplification.json"
+    facts = json.loads(path.read_text())["environment"] if path.exists() else {}
+    versions = facts.get("versions", {})
+    return (
+        f"Machine: {facts.get('processor')}, {facts.get('cores')} cores, "
+        f"{', '.join(facts.get('instruction_sets', []))}. ONNX Runtime "
+        f"{versions.get('onnxruntime')}, Python {facts.get('python')}. Peers: see "
+        "`benchmarks/peer-requirements.txt`."
+    )
+
+
+def _table(models: Sequence[str], results: Results, cell: Any, first: str) -> str:
+    lines = [
+        f"| model | {first} | {' | '.join(TOOLS)} |",
+        "| --- " * (len(TOOLS) + 2) + "|",
+    ]
+    for model in models:
+        rows = [results.get(f"{model}/{tool}") for tool in TOOLS]
+        known = next((row for row in rows if row), None)
+        if known is None:
+            continue
+        before = known["before"]
+        start = f"{before['bytes'] / 1e6:.1f} MB" if first == "size" else f"{before['all_nodes']}"
+        cells = [cell(row) if row else "not measured" for row in rows]
+        lines.append(f"| {model} | {start} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    if row["code"] is None:
+        return f"stopped after {row['seconds']:.0f} s"
+    if "after" not in row:
+        return f"fails: {row['message'][:60]}"
+    after, before = row["after"], row["before"]
+    text = f"{after['all_nodes']} nodes, {after['bytes'] / before['bytes']:.1%} of the bytes"
+    if not row["runs"]:
+        return f"{text}, **does not run**"
+    if not row["agrees"]:
+        return f"{text}, **wrong** ({row['why']})"
+    speed = row.get("speed")
+    if speed:
+        text += f", {speed['median']:.2f}x ({speed['low']:.2f} to {speed['high']:.2f})"
+    return text
+
+
+def _cost(row: Mapping[str, Any]) -> str:
+    return f"{row['seconds']:.1f} s, {row['peak_bytes'] / 1e6:.0f} MB"
+
+
+def _cost_and_outcome(row: Mapping[str, Any]) -> str:
+    return f"{_cost(row)}, {_outcome(row)}"

@@ -1,0 +1,64 @@
+"""Results on disk: JSON by key, written after each measurement, so that a run can be resumed."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+from onnxopt.runtime.probe import environment
+
+__all__ = ["FOLDER", "Results"]
+
+FOLDER = pathlib.Path(__file__).parent / "results"
+
+
+class Results(MutableMapping[str, dict[str, Any]]):
+    """The rows of one suite, with the machine they were measured on.
+
+    Args:
+        suite: Name of the suite and of its file.
+        fresh: Forget earlier rows.
+    """
+
+    def __init__(self, suite: str, *, fresh: bool = False) -> None:
+        self._path = FOLDER / f"{suite}.json"
+        self._rows: dict[str, dict[str, Any]] = {}
+        if self._path.exists() and not fresh:
+            self._rows = json.loads(self._path.read_text())["rows"]
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._rows[key]
+
+    def __setitem__(self, key: str, row: dict[str, Any]) -> None:
+        self._rows[key] = _plain(row)
+        self._save()
+
+    def __delitem__(self, key: str) -> None:
+        del self._rows[key]
+        self._save()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _save(self) -> None:
+        FOLDER.mkdir(exist_ok=True)
+        document = {"environment": environment(threads=1), "rows": self._rows}
+        text = json.dumps(document, indent=1, sort_keys=True)
+        self._path.write_text(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """Infinities become null, which JSON has."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

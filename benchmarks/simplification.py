@@ -1,0 +1,124 @@
+"""Exact simplification: our tool and its peers on the same models, in one run.
+
+For each model and tool: the cost of the whole process, what came out, whether ONNX Runtime still
+gives the original's answers on realistic inputs, and how fast the result runs, in turn with the
+original.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+
+from benchmarks.peers import TOOLS
+from benchmarks.processes import measure
+from benchmarks.results import Results
+from benchmarks.zoo import example_feeds, model_path
+from onnxopt.errors import OnnxoptError
+from onnxopt.model import bytes_on_disk
+from onnxopt.runtime.compare import compare, worst
+from onnxopt.runtime.statistics import ratio
+from onnxopt.runtime.trial import race, try_model
+from onnxopt.runtime.worker import shared_worker
+
+__all__ = ["REAL_MODELS", "SCALING_MODELS", "run"]
+
+REAL_MODELS = (
+    "lite0-bn",
+    "lite0-folded",
+    "minilm",
+    "ocr-det",
+    "ocr-rec",
+    "ocr-cls",
+    "silero-vad",
+    "digits",
+)
+SCALING_MODELS = ("chain-1000", "chain-5000", "chain-20000", "transformer-1.2gb")
+#: A tool that takes longer on one model is stopped; the slowest known needs five minutes.
+_LIMIT_SECONDS = 400.0
+_RACE_SECONDS = 6.0
+
+
+def run(results: Results, models: Sequence[str], tools: Sequence[str]) -> None:
+    """Measure what is not in the results yet."""
+    for model in models:
+        source = model_path(model)
+        for tool in tools:
+            key = f"{model}/{tool}"
+            if key in results:
+                continue
+            results[key] = _measure(model, source, tool)
+            print(f"{key}: {results[key]}", flush=True)
+
+
+def _measure(model: str, source: pathlib.Path, tool: str) -> dict[str, Any]:
+    external = bytes_on_disk(source) != source.stat().st_size
+    with tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder:
+        target = pathlib.Path(folder) / f"{model}.onnx"
+        command = TOOLS[tool].command(source, target, external)
+        cost = measure(command, _LIMIT_SECONDS)
+        row: dict[str, Any] = {
+            "model": model,
+            "tool": tool,
+            **dataclasses.asdict(cost),
+            "before": _facts(source),
+        }
+        if cost.code == 0 and target.exists():
+            row["after"] = _facts(target)
+            row |= _held_against(model, source, target, large=external)
+    return row
+
+
+def _facts(path: pathlib.Path) -> dict[str, int]:
+    proto = onnx.load(str(path), load_external_data=False)
+    return {
+        "nodes": len(proto.graph.node),
+        "all_nodes": _count(proto.graph) + sum(len(f.node) for f in proto.functions),
+        "bytes": bytes_on_disk(path),
+    }
+
+
+def _count(graph: onnx.GraphProto) -> int:
+    total = len(graph.node)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                total += _count(attribute.g)
+            total += sum(_count(body) for body in attribute.graphs)
+    return total
+
+
+def _held_against(
+    model: str, source: pathlib.Path, target: pathlib.Path, *, large: bool
+) -> dict[str, Any]:
+    """Answers and speed on realistic inputs; large models are not raced."""
+    worker = shared_worker("benchmark")
+    feeds = [example_feeds(model, batch=1, seed=1), example_feeds(model, batch=2, seed=2)]
+    reference = try_model(worker, source, feeds)
+    names = [port.name for port in reference.info.outputs]
+    try:
+        trial = try_model(worker, target, feeds)
+    except OnnxoptError as error:
+        return {"runs": False, "why": str(error)}
+    differences = [
+        each
+        for expected, actual in zip(reference.outputs, trial.outputs, strict=True)
+        for each in compare(expected, actual, names)
+    ]
+    bad = worst(differences)
+    row: dict[str, Any] = {
+        "runs": True,
+        "agrees": all(each.agrees for each in differences),
+        "worst_db": None if bad is None else bad.snr_db,
+        "why": "" if bad is None else bad.reason,
+        "load_seconds": [reference.info.load_seconds, trial.info.load_seconds],
+    }
+    if not large:
+        samples = race(worker, [source, target], feeds[0], seconds=_RACE_SECONDS)
+        row["speed"] = dataclasses.asdict(ratio(*samples))
+    return row
