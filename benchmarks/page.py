@@ -21,8 +21,8 @@ def write(results: Results) -> None:
     parts = [
         "# Benchmarks",
         "",
-        "Made by `make bench` (`python -m benchmarks.run`) from `benchmarks/results/`; all of it was "
-        "measured on one machine.",
+        "Made by `make bench` (`python -m benchmarks.run`) from `benchmarks/results/`; all of it "
+        "was measured on one machine.",
         "A speed is the median of paired, interleaved rounds of the original and the result, one "
         "thread, with the 95 % interval of the median: above 1 the result is faster.",
         "",
@@ -38,7 +38,7 @@ def write(results: Results) -> None:
         "## Real models: what it costs",
         "",
         "Whole process: seconds, and the peak of its resident memory with everything it starts. "
-        "Only onnxopt compares outputs and times the result by default, and that is in its figures.",
+        "Only onnxopt compares outputs and times the result by default; its figures include that.",
         "",
         _table(REAL_MODELS, results, _cost, "size"),
         "",

@@ -11,11 +11,8 @@ __all__ = ["SpeedGuard", "size_objection"]
 
 
 def size_objection(before: int, after: int) -> Objection | None:
-    """Object to a result with more bytes than the original.
-
-    A few bytes for longer length prefixes, which depend on the order of fields, do not count.
-    """
-    if after <= before + 16:
+    """Object to a result with more bytes than the original."""
+    if after <= before:
         return None
     return Objection("size", f"the file grows from {before:,} to {after:,} bytes")
 

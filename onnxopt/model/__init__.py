@@ -1,0 +1,26 @@
+"""Load and save models: the only place that touches model files and protobuf messages.
+
+`load` gives an `onnx_ir.Model` in a normal form that passes can rely on (see there); `save` writes
+it, whole or not at all. What the normal form hides is put back by `save`, so that the interface and
+the metadata come out as they went in.
+"""
+
+from __future__ import annotations
+
+from onnxopt.model.interface import Interface, restore_interface
+from onnxopt.model.loading import bytes_on_disk, from_proto, load
+from onnxopt.model.saving import ExternalData, StagedModel, light_proto, save, stage, to_proto
+
+__all__ = [
+    "ExternalData",
+    "Interface",
+    "StagedModel",
+    "bytes_on_disk",
+    "from_proto",
+    "light_proto",
+    "load",
+    "restore_interface",
+    "save",
+    "stage",
+    "to_proto",
+]

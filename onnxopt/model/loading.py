@@ -1,0 +1,230 @@
+"""Read model files into the normal form that passes rely on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxopt.errors import ModelError
+from onnxopt.model.interface import Interface
+from onnxopt.model.protos import (
+    META_EXTERNAL,
+    META_INTERFACE,
+    META_TRAINING,
+    META_VALUE_INFO,
+    external_locations,
+    graphs,
+    is_external,
+    nodes,
+    tensors,
+)
+
+__all__ = ["bytes_on_disk", "from_proto", "load"]
+
+#: The first IR version in which an initializer need not be a graph input.
+_IR_VERSION_FREE_INITIALIZERS = 4
+
+
+def load(path: str | os.PathLike[str]) -> ir.Model:
+    """Load a model file.
+
+    The model is in this form: external tensors are memory-mapped when first read; sparse
+    initializers and sparse ``Constant`` nodes are dense; from IR version 3 models, initializers are
+    taken out of the graph inputs (the runtime treats them as constants there). Initializers that
+    can be overridden (also graph inputs, IR version 4 and up) stay graph inputs.
+
+    Raises:
+        ModelError: When the file does not exist, is no ONNX model, or names external data that is
+            missing, too short, or outside the model's folder.
+    """
+    path = pathlib.Path(path)
+    proto = _read_proto(path)
+    base = path.resolve().parent
+    _check_external_data(proto, path.parent)
+    try:
+        model = from_proto(proto)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{path} has a graph that cannot be read: {_root_cause(error)}") from error
+    for graph in model.graphs():
+        ir.external_data.set_base_dir(graph, base)
+    return model
+
+
+def from_proto(proto: onnx.ModelProto) -> ir.Model:
+    """Turn a `ModelProto` into a model in the normal form of `load`. The proto is not changed."""
+    proto = _normalized(proto)
+    model: ir.Model = ir.from_proto(proto)
+    model.meta[META_INTERFACE] = Interface.of(model)
+    model.meta[META_VALUE_INFO] = frozenset(_value_info_names(proto))
+    model.meta[META_EXTERNAL] = any(is_external(tensor) for tensor in tensors(proto))
+    model.meta[META_TRAINING] = tuple(proto.training_info)
+    return model
+
+
+def bytes_on_disk(path: str | os.PathLike[str]) -> int:
+    """Size in bytes of a model file and of the external data files it names."""
+    path = pathlib.Path(path)
+    return path.stat().st_size + sum(
+        (path.parent / name).stat().st_size for name in external_locations(path)
+    )
+
+
+def _read_proto(path: pathlib.Path) -> onnx.ModelProto:
+    try:
+        proto = onnx.load_model(str(path), format="protobuf", load_external_data=False)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} does not exist") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # protobuf's DecodeError has no stable home
+        raise ModelError(
+            f"{path} is not an ONNX model, or it is truncated ({path.stat().st_size} bytes)"
+        ) from error
+    if not proto.HasField("graph") or proto.ir_version == 0:
+        raise ModelError(f"{path} is not an ONNX model: it holds no graph")
+    return proto
+
+
+def _normalized(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The proto itself, or a changed copy where onnx_ir would lose or misread something."""
+    sparse = any(graph.sparse_initializer for graph in graphs(proto)) or any(
+        attribute.type == onnx.AttributeProto.SPARSE_TENSOR
+        for node in nodes(proto)
+        for attribute in node.attribute
+    )
+    old = proto.ir_version < _IR_VERSION_FREE_INITIALIZERS
+    if not sparse and not old:
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for graph in graphs(copy):
+        for tensor in graph.sparse_initializer:
+            graph.initializer.append(_dense(tensor))
+        del graph.sparse_initializer[:]
+    for node in nodes(copy):
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.SPARSE_TENSOR and node.op_type == "Constant":
+                attribute.t.CopyFrom(_dense(attribute.sparse_tensor))
+                attribute.ClearField("sparse_tensor")
+                attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
+    if old:
+        copy.ir_version = _IR_VERSION_FREE_INITIALIZERS
+        names = {tensor.name for tensor in copy.graph.initializer}
+        inputs = [value for value in copy.graph.input if value.name not in names]
+        del copy.graph.input[:]
+        copy.graph.input.extend(inputs)
+    return copy
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    """Densify a sparse tensor (onnx.proto, SparseTensorProto: linear or coordinate indices)."""
+    name, dims = sparse.values.name, tuple(sparse.dims)
+    if is_external(sparse.values) or is_external(sparse.indices):
+        raise ModelError(f"sparse initializer '{name}' keeps its data in another file")
+    values = onnx.numpy_helper.to_array(sparse.values)
+    indices = onnx.numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(dims, dtype=values.dtype)
+    try:
+        if indices.ndim == 2:
+            dense[tuple(indices.T)] = values
+        else:
+            dense.reshape(-1)[indices] = values
+    except (IndexError, ValueError) as error:
+        raise ModelError(f"sparse initializer '{name}' has indices outside {dims}") from error
+    return onnx.TensorProto(
+        name=name, data_type=sparse.values.data_type, dims=dims, raw_data=dense.tobytes()
+    )
+
+
+def _check_external_data(proto: onnx.ModelProto, folder: pathlib.Path) -> None:
+    checked: dict[str, int] = {}
+    sums: dict[tuple[str, str], bool] = {}
+    for tensor in tensors(proto):
+        if not is_external(tensor):
+            continue
+        fields = {entry.key: entry.value for entry in tensor.external_data}
+        location = fields.get("location", "")
+        if location not in checked:
+            checked[location] = _external_file_size(folder, location, tensor.name)
+        expected = _tensor_bytes(tensor)
+        try:
+            offset = int(fields.get("offset", 0))
+            length = int(fields.get("length", expected))
+        except ValueError as error:
+            raise ModelError(
+                f"tensor '{tensor.name}' has an offset or length that is not a number"
+            ) from error
+        if length != expected or offset < 0:
+            raise ModelError(
+                f"tensor '{tensor.name}' needs {expected} bytes but the model says that "
+                f"{length} bytes at {offset} of '{location}' hold it"
+            )
+        if offset + length > checked[location]:
+            raise ModelError(
+                f"external data file '{location}' is too short: tensor '{tensor.name}' ends at "
+                f"byte {offset + length}, the file has {checked[location]}"
+            )
+        if checksum := fields.get("checksum"):
+            key = (location, checksum.lower())
+            if key not in sums:
+                with open(folder / location, "rb") as file:
+                    sums[key] = hashlib.file_digest(file, "sha1").hexdigest() == key[1]
+            if not sums[key]:
+                raise ModelError(
+                    f"external data file '{location}' does not match the checksum in the model"
+                )
+
+
+def _external_file_size(folder: pathlib.Path, location: str, tensor: str) -> int:
+    if not location:
+        raise ModelError(f"tensor '{tensor}' is external but names no file")
+    inside = folder.resolve()
+    path = folder / location
+    if os.path.isabs(location) or ".." in pathlib.PurePath(location).parts:
+        raise ModelError(
+            f"tensor '{tensor}' asks for '{location}', which is outside the model's folder; "
+            "move the data beside the model"
+        )
+    if not path.resolve().is_relative_to(inside):
+        raise ModelError(
+            f"external data file '{location}' is a link that leaves the model's folder; copy the "
+            "data beside the model"
+        )
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"external data file '{location}' is missing (looked in {folder or '.'})"
+        ) from error
+    if status.st_nlink > 1:
+        raise ModelError(
+            f"external data file '{location}' has several hard links and may be a file from "
+            "outside the model's folder; copy the data"
+        )
+    return status.st_size
+
+
+def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    bits = ir.DataType(tensor.data_type).bitwidth
+    return (int(np.prod(tensor.dims, dtype=np.int64)) * bits + 7) // 8
+
+
+def _value_info_names(proto: onnx.ModelProto) -> Iterator[str]:
+    for holder in [*graphs(proto), *proto.functions]:
+        for info in holder.value_info:
+            yield info.name
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
