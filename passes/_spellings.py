@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import onnx_ir as ir
 
 from onnxopt.analysis.values import constant_scalar, is_constant, rank
-from onnxopt.op_traits import is_standard
+from onnxopt.op_traits import Trait, has_trait, is_standard
 
 __all__ = [
     "Line",
@@ -242,6 +242,7 @@ def widens(nodes: Iterable[ir.Node], x: ir.Value) -> str | None:
     ranks = [
         rank(value) or 0
         for node in nodes
+        if has_trait(node, Trait.BROADCAST)
         for value in node.inputs
         if value is not None and is_constant(value)
     ]

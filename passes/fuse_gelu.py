@@ -62,11 +62,12 @@ class _FuseGelu(RewriteRule[_Gelu]):
                 for own in lines(factor):
                     if own.shift != 0:
                         break
-                    inner = _argument(curve, own.source)
                     scale = whole.scale * own.slope
+                    sign = math.copysign(1.0, scale * outer.slope)
+                    inner = _argument(curve, own.source, sign)
                     if (
                         inner is not None
-                        and close(scale * outer.slope, 0.5, own.source.dtype)
+                        and close(scale * outer.slope, sign * 0.5, own.source.dtype)
                         and close(scale * outer.shift, 0.5, own.source.dtype)
                     ):
                         nodes = (*whole.nodes, *own.nodes, *outer.nodes, curve, *inner)
@@ -94,8 +95,12 @@ class _FuseGelu(RewriteRule[_Gelu]):
         rewriter.replace(old, rewriter.op("Gelu", [match.x], attributes, like=old))
 
 
-def _argument(curve: ir.Node, x: ir.Value) -> _Nodes | None:
-    """The nodes between x and the curve, when they spell the argument that GELU has."""
+def _argument(curve: ir.Node, x: ir.Value, sign: float) -> _Nodes | None:
+    """The nodes between x and the curve, when they spell the argument that GELU has.
+
+    Both curves are odd, so that ``1 - erf(-z)`` is ``1 + erf(z)``: with sign -1 the argument is
+    the negative one.
+    """
     spelled = polynomial(curve.inputs[0], x, 1 if curve.op_type == "Erf" else 3)
     if spelled is None:
         return None
@@ -105,7 +110,7 @@ def _argument(curve: ir.Node, x: ir.Value) -> _Nodes | None:
         expected = (0.0, _TANH_SLOPE, 0.0, _TANH_SLOPE * _CUBIC)
     if len(found) != len(expected):
         return None
-    same = all(close(a, b, x.dtype) for a, b in zip(found, expected, strict=True))
+    same = all(close(a, sign * b, x.dtype) for a, b in zip(found, expected, strict=True))
     return nodes if same else None
 
 

@@ -281,7 +281,7 @@ def test_not_hard_sigmoid(body: str) -> None:
 def test_sigmoid_tanh_softsign(body: str, expected: list[str]) -> None:
     model = spelled(body)
     assert rewritten(model) == expected
-    far = {"x": np.float32([[[-200, 200, -90, 90]] * 3])}
+    far = {"x": np.array([[[-200, 200, -90, 90]] * 3], np.float32)}
     rewritten(model, far)
 
 
