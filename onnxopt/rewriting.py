@@ -46,6 +46,7 @@ class Context:
         self._imports: dict[int, Mapping[str, int]] = {}
         self._function_graphs: set[int] = set()
         self._names: set[str] | None = None
+        self._last_number: dict[str, int] = {}
         for root, imports, in_function in _roots(model):
             for graph in (root, *root.subgraphs()):
                 self._imports[id(graph)] = imports
@@ -66,10 +67,11 @@ class Context:
         """A name that no value and no node of the model has yet."""
         if self._names is None:
             self._names = set(_names(self.model))
-        name, number = hint, 0
+        name, number = hint, self._last_number.get(hint, 0)
         while name in self._names:
             number += 1
             name = f"{hint}_{number}"
+        self._last_number[hint] = number
         self._names.add(name)
         return name
 
@@ -157,8 +159,8 @@ class Rewriter:
     ) -> Sequence[ir.Value]:
         """Insert a node with several outputs; see `op`."""
         node = ir.node(op_type, inputs, attributes or {}, domain=domain, num_outputs=outputs)
-        if self._anchor.name:  # runtimes refuse two nodes of the same name
-            node.name = self.context.unique_name(self._anchor.name)
+        # Runtimes refuse two nodes of the same name, so none is left to be named later.
+        node.name = self.context.unique_name(self._anchor.name or f"node_{op_type}")
         for output in node.outputs:
             hint = name or f"{self._anchor.outputs[0].name or op_type}_{op_type.lower()}"
             output.name = self.context.unique_name(hint)
