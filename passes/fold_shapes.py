@@ -130,9 +130,7 @@ class _ReuseShape(RewriteRule[_Part]):
         if match.is_whole:
             rewriter.replace(match.vector, match.shape.outputs[0])
             return
-        first = match.shape.attributes.get_int("start", 0)
-        offset = first if first >= 0 else 0
-        attributes = {"start": offset + match.start, "end": offset + match.end}
+        attributes = {"start": match.start, "end": match.end}
         part = rewriter.op("Shape", [match.shape.inputs[0]], attributes, like=match.vector)
         rewriter.replace(match.vector, part)
 
@@ -200,7 +198,7 @@ class _AskEarlierShape(RewriteRule[_Source]):
             return None
         if not is_deterministic(producer) or has_trait(producer, Trait.CONTROL_FLOW):
             return None
-        if any(reader.op_type != "Shape" for reader in value.consumers()):
+        if any(reader.op_type != "Shape" or reader.domain for reader in value.consumers()):
             return None
         for earlier in producer.inputs:
             if (

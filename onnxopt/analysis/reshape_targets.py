@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxopt.analysis.expressions import Atom, Expression, product
+from onnxopt.analysis.nonzero_sizes import nonzero_factors
 from onnxopt.analysis.symbolic_values import Shape
 from onnxopt.rewriting import Refuse
 
@@ -19,7 +20,10 @@ __all__ = ["expand_target", "reshape_target"]
 
 
 def reshape_target(
-    source: Shape | None, target: Sequence[Expression], allowzero: bool
+    source: Shape | None,
+    target: Sequence[Expression],
+    allowzero: bool,
+    nonzero: frozenset[Atom] = frozenset(),
 ) -> tuple[int, ...]:
     """The constant target for a Reshape without ``allowzero``.
 
@@ -31,6 +35,7 @@ def reshape_target(
         source: Shape of the input, None when the rank is unknown.
         target: The computed shape input.
         allowzero: Whether a 0 in the computed target is a size.
+        nonzero: Sizes that cannot be 0 anyway.
 
     Raises:
         Refuse: When no constant does.
@@ -39,10 +44,9 @@ def reshape_target(
     stated = [axis for axis, element in enumerate(elements) if element.constant == -1]
     if len(stated) > 1:
         raise Refuse("the target has two dimensions to be inferred")
-    positive: frozenset[Atom] = frozenset()
     if stated:
         others = [element for axis, element in enumerate(elements) if axis != stated[0]]
-        positive = _positive_atoms(others)
+        nonzero |= nonzero_factors(others)
         rest = _left_over(source, others)
         if rest is not None:
             elements[stated[0]] = rest
@@ -61,20 +65,9 @@ def reshape_target(
     inferred = [axis for axis, each in enumerate(numbers) if each == -1]
     if len(inferred) > 1:
         raise Refuse("more than one dimension is neither constant nor kept from the input")
-    if inferred and inferred != stated and not _may_infer(source, elements, inferred[0], positive):
+    if inferred and inferred != stated and not _may_infer(source, elements, inferred[0], nonzero):
         raise Refuse("a dimension could only be inferred where no other is 0")
     return tuple(numbers)
-
-
-def _positive_atoms(others: Sequence[Expression]) -> frozenset[Atom]:
-    """Sizes that cannot be 0, given that the runtime divides by the product of these."""
-    return frozenset(
-        atom
-        for other in others
-        if len(other.terms) == 1
-        for atom in other.atoms
-        if atom.nonnegative
-    )
 
 
 def _left_over(source: Shape | None, others: Sequence[Expression]) -> Expression | None:
@@ -91,7 +84,7 @@ def _may_infer(
     source: Shape | None,
     elements: Sequence[Expression],
     inferred: int,
-    positive: frozenset[Atom],
+    nonzero: frozenset[Atom],
 ) -> bool:
     """Whether the dimensions beside an inferred one are never 0."""
     for axis, element in enumerate(elements):
@@ -101,7 +94,7 @@ def _may_infer(
             if source is None or axis >= len(source):
                 return False
             element = source[axis]
-        if not element.is_nonzero(positive):
+        if not element.is_nonzero(nonzero):
             return False
     return True
 

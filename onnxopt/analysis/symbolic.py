@@ -172,9 +172,9 @@ class SymbolicFacts:
         for axis, (known, dim) in enumerate(zip(derived, stated, strict=True)):
             if known is not None and _is_small(known):
                 shape.append(known)
-            elif isinstance(dim, int) and dim >= 0:
+            elif isinstance(dim, int):
                 shape.append(number(dim))
-            elif isinstance(dim, str) and dim:
+            elif dim is not None:
                 shape.append(symbol(Atom("dim", dim)))
             else:
                 shape.append(self._atom(value, axis, "axis"))

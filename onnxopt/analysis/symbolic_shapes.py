@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxopt.analysis.attributes import int_attribute, ints_attribute
 from onnxopt.analysis.expressions import ONE, ZERO, Expression, number, product
 from onnxopt.analysis.symbolic_values import Questions, Shape
+from onnxopt.analysis.values import constant_array
 from onnxopt.op_traits import Trait, has_trait
 from onnxopt.rewriting import Refuse
 
@@ -183,6 +184,39 @@ def _tile(node: ir.Node, _: int, ask: Questions) -> Dims | None:
     if shape is None or repeats is None or len(repeats.elements) != len(shape):
         return None
     return [dim * times for dim, times in zip(shape, repeats.elements, strict=True)]
+
+
+def _pad(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    [shape] = ask.shapes(node.inputs[0])
+    if shape is None:
+        return None
+    unknown: Dims = [None] * len(shape)
+    pads, axes = ints_attribute(node, "pads"), tuple(range(len(shape)))  # opset 2 to 10
+    if pads is None:
+        amounts, _value, where = ask.integers(*[*node.inputs[1:], None, None][:3])
+        pads = amounts.constants if amounts is not None else None
+        if len(node.inputs) > 3 and node.inputs[3] is not None:
+            if where is None or where.constants is None:
+                return unknown
+            axes = tuple(_axis(axis, len(shape)) for axis in where.constants)
+    if pads is None or len(pads) != 2 * len(axes):
+        return unknown
+    dims: list[Expression | None] = list(shape)
+    for order, axis in enumerate(axes):
+        added = pads[order] + pads[order + len(axes)]
+        padded = shape[axis] + number(added)
+        dims[axis] = padded if padded.at_least(ZERO) else None
+    return dims
+
+
+def _resize(node: ir.Node, _: int, ask: Questions) -> Dims | None:
+    """An axis whose scale is exactly 1 keeps its size; the rest is for shape inference to say."""
+    [shape] = ask.shapes(node.inputs[0])
+    scales = node.inputs[-1 if len(node.inputs) < 4 else 2]
+    array = constant_array(scales, limit=len(shape or ()))
+    if shape is None or array is None or array.size != len(shape) or "axes" in node.attributes:
+        return None if shape is None else [None] * len(shape)
+    return [dim if scale == 1 else None for dim, scale in zip(shape, array, strict=True)]
 
 
 def _concat(node: ir.Node, _: int, ask: Questions) -> Dims | None:
@@ -398,6 +432,8 @@ def _rules() -> dict[str, ShapeRule]:
         _expand: "Expand",
         _tile: "Tile",
         _concat: "Concat",
+        _pad: "Pad",
+        _resize: "Resize Upsample",
         _split: "Split",
         _gather: "Gather",
         _indices: "GatherElements",

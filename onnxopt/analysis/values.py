@@ -96,14 +96,22 @@ def rank(value: ir.Value | None) -> int | None:
 
 
 def dims(value: ir.Value | None) -> tuple[Dim, ...] | None:
-    """The shape with numbers, symbols and unknowns, or None when the rank is unknown."""
+    """The shape with numbers, symbols and unknowns, or None when the rank is unknown.
+
+    A symbol without a letter (``?``, ``-1``) is unknown, as is a negative number: exporters write
+    them for any dynamic size, so that two of them need not be the same.
+    """
     if value is None:
         return None
     tensor = constant(value)
     shape = tensor.shape if tensor is not None else value.shape
-    if shape is None:
-        return None
-    return tuple(dim if isinstance(dim, int) else dim.value for dim in shape)
+    return None if shape is None else tuple(map(_dim, shape))
+
+
+def _dim(dim: int | ir.SymbolicDimProtocol) -> Dim:
+    if isinstance(dim, int):
+        return dim if dim >= 0 else None
+    return dim.value if dim.value and any(map(str.isalpha, dim.value)) else None
 
 
 def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
