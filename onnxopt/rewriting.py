@@ -435,10 +435,13 @@ class _Driver:
 def is_dead(node: ir.Node) -> bool:
     """Whether nobody reads the node and removing it changes nothing.
 
-    A node of an unknown domain may do something else than compute, so it is never dead.
+    A node of an unknown domain may do something else than compute, so it is never dead, nor is a
+    node that holds one in its bodies.
     """
-    return is_standard(node) and not any(
-        output.is_graph_output() or output.uses() for output in node.outputs
+    return (
+        is_standard(node)
+        and not any(output.is_graph_output() or output.uses() for output in node.outputs)
+        and all(is_standard(inner) for inner in _inner_nodes(node))
     )
 
 
