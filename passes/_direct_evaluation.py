@@ -172,10 +172,19 @@ def _slice(call: _Call) -> list[Array]:
     axes = range(len(starts)) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     cuts = [slice(None)] * array.ndim
-    # Out-of-range bounds are clamped as Python does it (ONNX specification, Slice-13).
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        cuts[axis] = slice(start, end, step)
+        cuts[axis] = _cut(start, end, step, array.shape[axis])
     return [array[tuple(cuts)]]
+
+
+def _cut(start: int, end: int, step: int, size: int) -> slice:
+    """Clamp bounds that are out of range (ONNX specification, Slice-13)."""
+    if step > 0 or size == 0:
+        return slice(start, end, step)
+    # Going backwards, Python lets a start before the first element mean none; ONNX, the first.
+    start = min(max(start + size if start < 0 else start, 0), size - 1)
+    end = max(end + size if end < 0 else end, -1)
+    return slice(start, None if end == -1 else end, step)
 
 
 def _split(call: _Call) -> list[Array]:

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from ._constant_values import ConstantValues
-from ._minimum_cut import UNCUTTABLE, FlowNetwork
+from ._minimum_cut import Network
 from ._region_proto import inputs_of, outputs_of
 
 __all__ = ["choose_values"]
 
+#: A capacity that no sum of real ones reaches.
+_UNCUTTABLE = 1 << 100
 #: Tags, lengths, element type and dimensions around the name and the numbers of an initializer.
 _INITIALIZER_BYTES = 16
 #: The same for a Constant node, which is written where a graph output is folded.
@@ -40,7 +42,7 @@ class _Choice:
         self._constants = constants
         self._allowance_bytes = allowance_bytes
         self._nodes = dict.fromkeys(constants.nodes)
-        self._network = FlowNetwork()
+        self._network = Network()
         self._computed: dict[ir.Node, int] = {}
         self._needed: dict[ir.Value, int] = {}
 
@@ -65,37 +67,39 @@ class _Choice:
         """Make the network from the values that are read, upstream as far as writing costs."""
         stack: list[ir.Node] = []
         for value in needed:
-            self._network.edge(FlowNetwork.source, self._vertex(value, stack), UNCUTTABLE)
+            self._network.add_edge(self._network.source, self._vertex(value, stack), _UNCUTTABLE)
         while stack:
             node = stack.pop()
             vertex = self._computed[node]
-            self._network.edge(vertex, FlowNetwork.sink, _node_bytes(node))
+            self._network.add_edge(vertex, self._network.sink, _node_bytes(node))
             for value in inputs_of([node]):
-                self._network.edge(vertex, self._vertex(value, stack), UNCUTTABLE)
+                self._network.add_edge(vertex, self._vertex(value, stack), _UNCUTTABLE)
 
     def _vertex(self, value: ir.Value, stack: list[ir.Node]) -> int:
         """The vertex that says that a value is needed."""
         if value in self._needed:
             return self._needed[value]
-        vertex = self._needed[value] = self._network.vertex()
+        vertex = self._needed[value] = self._network.add_node()
         node = value.producer()
         if node is None or node not in self._nodes:
             if not self._is_read_outside(value):
-                self._network.edge(vertex, FlowNetwork.sink, self._constants.known[value].nbytes)
+                self._network.add_edge(
+                    vertex, self._network.sink, self._constants.known[value].nbytes
+                )
             return vertex
         cost = self._cost(value)
         if cost > 0:
             if node not in self._computed:
-                self._computed[node] = self._network.vertex()
+                self._computed[node] = self._network.add_node()
                 stack.append(node)
-            self._network.edge(vertex, self._computed[node], cost)
+            self._network.add_edge(vertex, self._computed[node], cost)
         return vertex
 
     def _cost(self, value: ir.Value) -> int:
         """What writing a value costs beyond the allowance."""
         size = self._constants.nbytes(value)
         if size is None:
-            return UNCUTTABLE
+            return _UNCUTTABLE
         around = _CONSTANT_NODE_BYTES if value.is_graph_output() else _INITIALIZER_BYTES
         return max(0, size + around + len(value.name or "") - self._allowance_bytes)
 

@@ -1,93 +1,86 @@
-"""Minimum cut of a flow network (Dinic's algorithm).
+"""Minimum cuts of a directed network, by the algorithm of Dinic.
 
-E. A. Dinic, Algorithm for solution of a problem of maximum flow in networks with power estimation,
-Soviet Math. Doklady 11 (1970); by the max-flow min-cut theorem of Ford and Fulkerson the vertices
-that the source still reaches are one side of a cheapest cut.
+Y. Dinitz, Algorithm for solution of a problem of maximum flow in networks with power estimation,
+1970. At most O(V^2 E); for the networks here, whose flow is a few hundred units, near linear.
 """
 
 from __future__ import annotations
 
-import collections
+from collections import deque
 
-__all__ = ["UNCUTTABLE", "FlowNetwork"]
-
-#: A capacity that no sum of real ones reaches.
-UNCUTTABLE = 1 << 100
+__all__ = ["Network"]
 
 
-class FlowNetwork:
-    """A directed network with integer capacities. Vertex 0 is the source, vertex 1 the sink."""
+class Network:
+    """A network whose nodes are numbered in the order in which they are added.
 
-    source, sink = 0, 1
+    Attributes:
+        source: The node where the flow begins.
+        sink: The node where it ends.
+    """
 
     def __init__(self) -> None:
-        # Edge e leads to _heads[e]; its reverse is e ^ 1.
+        self._edges: list[list[int]] = []  # edge numbers that leave each node
         self._heads: list[int] = []
-        self._capacities: list[int] = []
-        self._edges: list[list[int]] = [[], []]
+        self._capacity: list[int] = []  # edge 2k and its opposite 2k + 1
+        self.source = self.add_node()
+        self.sink = self.add_node()
 
-    def vertex(self) -> int:
-        """Add a vertex."""
+    def add_node(self) -> int:
+        """Add a node and return its number."""
         self._edges.append([])
         return len(self._edges) - 1
 
-    def edge(self, tail: int, head: int, capacity: int) -> None:
-        """Add an edge."""
-        self._edges[tail].append(len(self._heads))
-        self._heads.append(head)
-        self._capacities.append(capacity)
-        self._edges[head].append(len(self._heads))
-        self._heads.append(tail)
-        self._capacities.append(0)
+    def add_edge(self, tail: int, head: int, capacity: int) -> None:
+        """Add an edge; cutting it costs its capacity when ``tail`` is on the side of the source."""
+        for start, end, size in ((tail, head, capacity), (head, tail, 0)):
+            self._edges[start].append(len(self._heads))
+            self._heads.append(end)
+            self._capacity.append(size)
 
     def source_side(self) -> set[int]:
-        """Vertices on the source's side of the cheapest cut; the smallest such set.
-
-        Uses the capacities up: call it once.
-        """
-        while True:
-            levels = self._levels()
-            if self.sink not in levels:
-                return set(levels)
-            self._saturate(levels)
+        """Nodes on the side of the source in a cut of least capacity; of several, the fewest."""
+        while self.sink in (levels := self._levels()):
+            position = [0] * len(self._edges)
+            while self._augment(levels, position):
+                pass
+        return set(levels)
 
     def _levels(self) -> dict[int, int]:
-        """Distance from the source of each vertex that can still be reached."""
         levels = {self.source: 0}
-        queue = collections.deque([self.source])
+        queue = deque([self.source])
         while queue:
-            vertex = queue.popleft()
-            for edge in self._edges[vertex]:
+            node = queue.popleft()
+            for edge in self._edges[node]:
                 head = self._heads[edge]
-                if self._capacities[edge] > 0 and head not in levels:
-                    levels[head] = levels[vertex] + 1
+                if self._capacity[edge] > 0 and head not in levels:
+                    levels[head] = levels[node] + 1
                     queue.append(head)
         return levels
 
-    def _saturate(self, levels: dict[int, int]) -> None:
-        """Push flow along shortest paths until none is left."""
-        following = [0] * len(self._edges)
+    def _augment(self, levels: dict[int, int], position: list[int]) -> bool:
+        """Push flow along one shortest path; False when none is left."""
         path: list[int] = []
-        vertex = self.source
-        while True:
-            if vertex == self.sink:
-                flow = min(self._capacities[edge] for edge in path)
-                for edge in path:
-                    self._capacities[edge] -= flow
-                    self._capacities[edge ^ 1] += flow
-                path, vertex = [], self.source
-                continue
-            edges = self._edges[vertex]
-            while following[vertex] < len(edges):
-                edge = edges[following[vertex]]
+        node = self.source
+        while node != self.sink:
+            edges = self._edges[node]
+            while position[node] < len(edges):
+                edge = edges[position[node]]
                 head = self._heads[edge]
-                if self._capacities[edge] > 0 and levels.get(head) == levels[vertex] + 1:
-                    path.append(edge)
-                    vertex = head
+                if self._capacity[edge] > 0 and levels.get(head) == levels[node] + 1:
                     break
-                following[vertex] += 1
+                position[node] += 1
             else:
                 if not path:
-                    return
-                vertex = self._heads[path.pop() ^ 1]
-                following[vertex] += 1
+                    return False
+                edge = path.pop()
+                node = self._heads[edge ^ 1]
+                position[node] += 1
+                continue
+            path.append(edge)
+            node = head
+        flow = min(self._capacity[edge] for edge in path)
+        for edge in path:
+            self._capacity[edge] -= flow
+            self._capacity[edge ^ 1] += flow
+        return True

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
@@ -188,11 +187,13 @@ class RuntimeEvaluator:
         if elements > _REFERENCE_ELEMENTS or ir.DataType.STRING in map(self._dtype, (*read, *made)):
             self.failed[node] = "the runtime has no kernel for it"
             return
+        from onnx.reference import ReferenceEvaluator  # slow to import and seldom needed
+
         region = region_proto([node], self._known, self._opset, self._ir_version, 0, made)
         feeds = {name: self._known[value].numpy() for name, value in region.fed.items()}
         try:
             with np.errstate(all="ignore"):
-                arrays = onnx.reference.ReferenceEvaluator(region.proto).run(None, feeds)
+                arrays = ReferenceEvaluator(region.proto).run(None, feeds)
         except Exception as error:  # its operators raise whatever they like
             logger.info("the reference implementation failed on %s", node.op_type, exc_info=error)
             self.failed[node] = "neither the runtime nor the reference implementation computes it"
