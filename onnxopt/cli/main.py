@@ -1,0 +1,73 @@
+"""The program ``onnxopt``: its commands and the options that all of them share."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from onnxopt.cli.bench import bench
+from onnxopt.cli.bisect import bisect
+from onnxopt.cli.check import check
+from onnxopt.cli.failures import DEBUG_VARIABLE
+from onnxopt.cli.inspect import inspect
+from onnxopt.cli.optimize import optimize
+from onnxopt.cli.passes import passes
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="onnxopt",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: onnxopt optimize model.onnx smaller.onnx",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        print(f"onnxopt {importlib.metadata.version('onnxopt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def shared(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_version, is_eager=True
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", help=f"Show the traceback of an error, as {DEBUG_VARIABLE}=1 does."
+        ),
+    ] = False,
+) -> None:
+    """Optimize ONNX models: same interface, same answers, never larger, never slower.
+
+    Every result is compared with the original in ONNX Runtime before it is written.
+    """
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
+app.command(epilog="Example: onnxopt optimize model.onnx smaller.onnx --report report.json")(
+    optimize
+)
+app.command(epilog="Example: onnxopt inspect model.onnx --shape image:1,3,224,224")(inspect)
+app.command(epilog="Example: onnxopt check model.onnx smaller.onnx --tolerance 1e-3,1e-5")(check)
+app.command(epilog="Example: onnxopt bench model.onnx smaller.onnx --threads 2")(bench)
+app.command(epilog="Example: onnxopt passes fuse-affine")(passes)
+app.command(epilog="Example: onnxopt bisect model.onnx --passes exact --reproducer broken/")(bisect)
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    app()
