@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxopt.analysis.attributes import int_attribute
-from onnxopt.analysis.values import constant_array, dims, has_one_use, rank, static_shape
+from onnxopt.analysis.values import (
+    constant,
+    constant_array,
+    dims,
+    has_one_use,
+    rank,
+    static_shape,
+)
 from onnxopt.rewriting import Context, Rewriter, RewriteRule
 
 from ._spellings import made_by
@@ -18,6 +26,9 @@ from ._targets import not_worth
 __all__ = ["DropCasts", "MergeBias", "MergeScale"]
 
 _Array = np.ndarray[Any, Any]
+
+#: About what a node takes in the file.
+_BYTES_OF_A_NODE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +81,12 @@ class _MergeParameter(RewriteRule[_Joined]):
         arrays = [constant_array(value) for value in normalization.inputs[1:]]
         if any(array is None for array in arrays):
             return "the scale or the bias is not constant"
-        if not all(np.isfinite(array).all() for array in self._merged(match)):
+        merged = self._merged(match)
+        if not all(np.isfinite(array).all() for array in merged):
             return "a merged parameter is not finite"
+        freed = _exclusive_bytes([*normalization.inputs[1:], match.parameter])
+        if sum(array.nbytes for array in merged) - freed > _BYTES_OF_A_NODE:
+            return "the model would grow: a parameter is shared or broadcasts"
         return None
 
     def _takes_place(self, match: _Joined, scale: tuple[int, ...]) -> bool:
@@ -170,6 +185,12 @@ def _combine(match: _Joined, value: ir.Value | None, operation: np.ufunc) -> _Ar
     with np.errstate(over="ignore"):
         merged: _Array = operation(present.astype(np.float64), wide.reshape(scale.shape))
         return merged.astype(scale.dtype)
+
+
+def _exclusive_bytes(values: Iterable[ir.Value | None]) -> int:
+    """Size of the constants among the values that nothing else reads."""
+    tensors = [constant(value) for value in values if value is not None and has_one_use(value)]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def _last(array: _Array, count: int) -> _Array:

@@ -69,11 +69,11 @@ class _Core:
 
 
 def normalized_shape(x: ir.Value, count: int) -> tuple[int, ...] | None:
-    """The last ``count`` dimensions, when they are numbers."""
+    """The last ``count`` dimensions, when they are numbers and there is something to normalize."""
     known = dims(x)
     if known is None or count > len(known):
         return None
-    last = tuple(dim for dim in known[len(known) - count :] if isinstance(dim, int))
+    last = tuple(dim for dim in known[len(known) - count :] if isinstance(dim, int) and dim > 0)
     return last if len(last) == count else None
 
 

@@ -224,9 +224,12 @@ def in_the_way(nodes: Iterable[ir.Node], x: ir.Value) -> str | None:
     """Why nodes that compute something from ``x``, the anchor last or first, cannot become one.
 
     The anchor is the one whose output nobody else in the group reads. Everything in between must
-    serve nothing else, and no constant may give the result a higher rank than ``x`` has.
+    serve nothing else, and no constant may give the result a higher rank than ``x`` has. All must
+    stand in one graph: the body of a loop runs again what the graph around it computes once.
     """
     group = set(nodes)
+    if len({node.graph for node in group}) > 1:
+        return "the formula reaches over a graph's boundary"
     for node in group:
         inner = [reader for reader in node.outputs[0].consumers() if reader in group]
         if inner and (

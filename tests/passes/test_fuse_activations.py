@@ -493,6 +493,21 @@ def test_in_a_branch() -> None:
     assert "HardSwish" in op_types(optimize(model, "fuse-activations", *feeds))
 
 
+def test_over_the_boundary_of_a_body() -> None:
+    """What the outer graph computes once, a body may run many times."""
+    model = parse(
+        """g (bool c, float[n, 3] x) => (float[n, 3] y)
+        <float three = {3}, float six = {6}, float zero = {0}> {
+            a = Add(x, three) b = Clip(a, zero, six)
+            y = If (c) <
+                then_branch = t () => (float[n, 3] t1) { m = Mul(x, b) t1 = Div(m, six) },
+                else_branch = e () => (float[n, 3] e1) { e1 = Neg(x) }
+            >
+        }"""
+    )
+    untouched(model, PASS, "boundary")
+
+
 def test_in_a_function() -> None:
     model = parse(
         """<ir_version: 8, opset_import: ["" : 18, "local" : 1]>

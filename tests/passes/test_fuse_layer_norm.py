@@ -296,6 +296,23 @@ def test_parameters_whose_product_overflows_stay_apart() -> None:
     untouched(model, PASS, "not finite")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "n = LayerNormalization(x, k) h = Mul(n, c) q = LayerNormalization(x, k) y = Add(h, q)",
+        "n = LayerNormalization(x, k) y = Add(n, c)",
+    ],
+)
+def test_merging_must_not_make_the_model_grow(body: str) -> None:
+    """A large scale that is shared would be there twice; a number would become a vector."""
+    more = {"k": np.full(100, 2, np.float32), "c": np.asarray(3, np.float32)}
+    untouched(spelled(body, shape="n, 100", more=more), PASS, "would grow")
+
+
+def test_nothing_to_normalize() -> None:
+    untouched(spelled(CENTRED + VARIANCE + "y = Div(d, s)", shape="n, 0"), PASS, "not known")
+
+
 @pytest.mark.parametrize("axis", [-1, 2])
 def test_what_follows_an_operator_that_is_there_joins_it(axis: int) -> None:
     body = f"n = LayerNormalization <axis = {axis}> (x, g, b) h = Mul(n, wide_g) y = Add(h, half)"
@@ -514,7 +531,9 @@ def test_any_shape_and_axes(shape: list[int], axes: int, negative: bool, affine:
     along = [-each if negative else len(shape) - each for each in range(1, axes + 1)]
     body = (CENTRED + VARIANCE).replace("last", "along") + "q = Div(d, s) "
     generator = np.random.default_rng(len(shape) + axes)
-    parameter: list[int] = {"none": [], "scalar": [1], "last": shape[-1:], "whole": shape[-axes:]}[affine]
+    parameter: list[int] = {"none": [], "scalar": [1], "last": shape[-1:], "whole": shape[-axes:]}[
+        affine
+    ]
     body += "y = Identity(q)" if affine == "none" else "h = Mul(q, k) y = Add(h, k)"
     more: dict[str, np.ndarray] = {
         "along": np.asarray(along, np.int64),
