@@ -22,8 +22,17 @@ _RANK = 3
 
 @dataclasses.dataclass(frozen=True)
 class _Summed:
+    """An Add whose result is normalized.
+
+    Attributes:
+        add: The Add.
+        is_only_normalized: Whether nothing else reads its result.
+        types: Element types for which the runtime fuses it.
+    """
+
     add: ir.Node
     is_only_normalized: bool
+    types: frozenset[ir.DataType]
 
 
 class SeparateSum(RewriteRule[_Summed]):
@@ -45,7 +54,9 @@ class SeparateSum(RewriteRule[_Summed]):
     def match(self, node: ir.Node, context: Context) -> _Summed | None:
         if node.op_type == "LayerNormalization":
             add = made_by(node.inputs[0], "Add")
-            return None if add is None else _Summed(add, has_one_use(add.outputs[0]))
+            if add is None:
+                return None
+            return _Summed(add, has_one_use(add.outputs[0]), frozenset({ir.DataType.FLOAT}))
         if available("LayerNormalization", context, node):
             return None  # FuseNormalization has it, or has a reason
         core = FuseNormalization().match(node, context)
@@ -54,15 +65,17 @@ class SeparateSum(RewriteRule[_Summed]):
             return None
         inside = set(core.nodes)
         only = all(reader in inside for reader in add.outputs[0].consumers())
-        return _Summed(add, only and not add.outputs[0].is_graph_output())
+        # The runtime casts all of a spelled one to float32, but has a float16 LayerNormalization.
+        types = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
+        return _Summed(add, only and not add.outputs[0].is_graph_output(), types)
 
     def check(self, match: _Summed, context: Context) -> str | None:
         first, second = match.add.inputs
         result = match.add.outputs[0]
         if not match.is_only_normalized:
             return "the runtime does not fuse it: the sum is used elsewhere"
-        if result.dtype != ir.DataType.FLOAT:
-            return "the runtime does not fuse it: not float32"
+        if result.dtype not in match.types:
+            return "the runtime does not fuse it in this element type"
         known = dims(result)
         if known is None or len(known) != _RANK:
             return "the runtime does not fuse it: not of rank 3"

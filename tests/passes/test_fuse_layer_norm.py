@@ -458,6 +458,11 @@ def test_a_sum_before_a_spelled_layer_norm_in_an_old_opset() -> None:
     assert "LayerNormalization" not in op_types(optimized)
 
 
+def test_a_sum_in_float16_before_an_operator_is_left() -> None:
+    model = spelled(SUMMED, dtype="float16", inputs=", float16[n, 3, 4] r")
+    untouched(model, PASS, "in this element type")
+
+
 def test_sums_are_left_when_asked() -> None:
     untouched(summed(), "infer-shapes,fuse-layer-norm{separate-sums=false}")
 
