@@ -61,7 +61,17 @@ class _LazyTable(Mapping[str, type[ir.passes.PassBase]]):
 
 PASSES: Mapping[str, type[ir.passes.PassBase]] = _LazyTable()
 
-#: ``exact`` is what `optimize` runs by default, until nothing changes any more.
+#: ``exact`` is what `optimize` runs by default, round after round until nothing changes any more:
+#: what makes the graph smaller first, then what needs shapes, then fusions, then what they leave.
+_EXACT = """
+inline-functions lift-constants resolve-control-flow eliminate-identities fold-constants
+infer-shapes fold-shapes eliminate-no-ops eliminate-dead-code
+simplify-casts merge-reshapes merge-concats
+deduplicate-initializers eliminate-common-subexpressions
+simplify-clips fuse-activations fuse-gelu fuse-layer-norm fuse-softmax
+fuse-pad fuse-affine fuse-matmul-add
+"""
+
 PIPELINES: Mapping[str, str] = {
-    "exact": "eliminate-identities",
+    "exact": ",".join(_EXACT.split()),
 }
