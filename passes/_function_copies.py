@@ -64,6 +64,8 @@ def inline_call(function: ir.Function, call: ir.Node, scope: NameScope) -> None:
     for formal, value in actual.items():
         for node, index in tuple(formal.uses()):
             node.replace_input_with(index, value)
+            if value is None:
+                _trim(node)
     _rename(copy.graph, scope)
     nodes = list(copy)
     copy.remove(nodes)
@@ -102,6 +104,14 @@ def _bind_attributes(copy: ir.Function, function: ir.Function, call: ir.Node) ->
                 node.attributes[name] = ir.RefAttr(name, source.ref_attr_name, source.type)
             else:
                 node.attributes[name] = ir.Attr(name, source.type, source.value)
+
+
+def _trim(node: ir.Node) -> None:
+    """Take away inputs at the end that are left out."""
+    count = len(node.inputs)
+    while count and node.inputs[count - 1] is None:
+        count -= 1
+    node.resize_inputs(count)
 
 
 def _rename(root: ir.Graph, scope: NameScope) -> None:
