@@ -23,7 +23,8 @@ from onnxopt.analysis.attributes import (
     string_attribute,
 )
 from onnxopt.rewriting import Refuse, Rewriter
-from passes._affine import Affine, Array, batch_norm_statistics, round_to, scaled
+
+from ._affine import Affine, Array, batch_norm_statistics, round_to, scaled
 
 __all__ = ["AFTER", "BEFORE", "Edit", "is_unpadded"]
 

@@ -13,8 +13,9 @@ from onnxopt.analysis import values
 from onnxopt.analysis.attributes import int_attribute, string_attribute
 from onnxopt.op_traits import Trait, has_trait, is_standard
 from onnxopt.rewriting import Context, Refuse
-from passes._affine import Affine, Step, read_step
-from passes._affine_linear import is_unpadded
+
+from ._affine import Affine, Step, read_step
+from ._affine_linear import is_unpadded
 
 __all__ = ["carry", "is_path", "runtime_idiom"]
 

@@ -33,7 +33,8 @@ import onnx_ir as ir
 from onnxopt.analysis import values
 from onnxopt.op_traits import is_standard
 from onnxopt.rewriting import Context, Refuse, RewritePass, Rewriter, RewriteRule
-from passes._affine import (
+
+from ._affine import (
     STEP_OPERATORS,
     Affine,
     Array,
@@ -43,8 +44,8 @@ from passes._affine import (
     read_step,
     round_to,
 )
-from passes._affine_linear import AFTER, BEFORE, Edit
-from passes._affine_paths import carry, is_path, runtime_idiom
+from ._affine_linear import AFTER, BEFORE, Edit
+from ._affine_paths import carry, is_path, runtime_idiom
 
 __all__ = ["FuseAffine"]
 
