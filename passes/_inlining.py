@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxopt.analysis.scopes import bodies
 from onnxopt.rewriting import Context, Refuse, Rewriter, can_replace
 
-__all__ = ["Inliner", "hand_over", "require_movable"]
+__all__ = ["Inliner", "hand_over", "require_movable", "require_tensors"]
 
 
 class Inliner:
@@ -43,6 +43,8 @@ class Inliner:
         """
         graph = node.graph
         assert graph is not None
+        if self._names is None:
+            self._names = Counter(_names(rewriter.context.model))
         results = list(body.outputs)
         body.outputs.clear()
         standing = dict(arguments or {})
@@ -57,7 +59,7 @@ class Inliner:
             each.name = self._free_name(each.name, rewriter.context)
             for output in each.outputs:
                 output.name = self._free_name(output.name, rewriter.context)
-            rewriter.changed[each] = None
+            rewriter.suspects[each] = None  # some were only needed by the node itself
         graph.insert_before(node, nodes)
         return [standing.get(result, result) for result in results]
 
@@ -74,8 +76,7 @@ class Inliner:
         return value
 
     def _free_name(self, name: str | None, context: Context) -> str | None:
-        if self._names is None:
-            self._names = Counter(_names(context.model))
+        assert self._names is not None
         return name if not name or self._names[name] == 1 else context.unique_name(name)
 
 
@@ -90,24 +91,41 @@ def hand_over(old: ir.Value, new: ir.Value, rewriter: Rewriter) -> None:
     rewriter.replace(old, new)
 
 
-def require_movable(node: ir.Node, body: ir.Graph) -> None:
-    """Refuse a body whose outputs the node's readers cannot read instead.
-
-    An output of the graph may need a copy made by Identity, which takes tensors in every opset.
+def require_tensors(node: ir.Node) -> None:
+    """Refuse outputs of the graph that need a copy by Identity, which takes tensors in every opset.
 
     Raises:
         Refuse: With the reason.
     """
     for output in node.outputs:
         if output.is_graph_output() and not isinstance(output.type, ir.TensorType):
-            raise Refuse("an output of the graph is no tensor")
-    for result in body.outputs:
+            raise Refuse("an output of the graph is not known to be a tensor")
+
+
+def require_movable(node: ir.Node, body: ir.Graph, first: int) -> None:
+    """Refuse a body whose outputs the node's readers cannot read instead.
+
+    Args:
+        node: The control-flow node.
+        body: Its body.
+        first: Which output of the body belongs to the node's first output.
+
+    Raises:
+        Refuse: With the reason.
+    """
+    if len(body.outputs) != len(node.outputs) + first:
+        raise Refuse("the body has another number of outputs")
+    made = 0
+    for result in body.outputs[first:]:
         producer = result.producer()
         owner = result.graph if producer is None else producer.graph
         if owner is not body or not (
             producer is not None or result.is_graph_input() or result.is_initializer()
         ):
             raise Refuse("an output of the body is made elsewhere")
+        made += producer is not None
+    if made < len(node.outputs) or len(set(body.outputs)) < len(body.outputs):
+        require_tensors(node)
 
 
 def _names(model: ir.Model) -> Iterator[str]:

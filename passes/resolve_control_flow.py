@@ -24,7 +24,7 @@ from onnxopt.analysis.symbolic import SymbolicFacts
 from onnxopt.analysis.values import rank, static_shape
 from onnxopt.rewriting import Context, Refuse, RewritePass, Rewriter, RewriteRule
 
-from ._inlining import Inliner, hand_over, require_movable
+from ._inlining import Inliner, hand_over, require_movable, require_tensors
 
 __all__ = ["ResolveControlFlow"]
 
@@ -70,9 +70,7 @@ class _TakeBranch(RewriteRule[_Branch]):
         return _Branch(node, _body(node, "then_branch" if condition else "else_branch"))
 
     def check(self, match: _Branch, context: Context) -> str | None:
-        if len(match.taken.outputs) != len(match.node.outputs):
-            return "the branch has another number of outputs"
-        require_movable(match.node, match.taken)
+        require_movable(match.node, match.taken, 0)
         return None
 
     def rewrite(self, match: _Branch, rewriter: Rewriter) -> None:
@@ -137,7 +135,7 @@ class _SkipLoop(RewriteRule[_Loop]):
         return loop if loop.iterations(self._facts) == 0 else None
 
     def check(self, match: _Loop, context: Context) -> str | None:
-        require_movable(match.node, match.body)
+        require_tensors(match.node)
         for output, result in self._scans(match):
             if not output.uses() and not output.is_graph_output():
                 continue
@@ -186,7 +184,7 @@ class _InlineOnlyIteration(RewriteRule[_Loop]):
         return None
 
     def check(self, match: _Loop, context: Context) -> str | None:
-        require_movable(match.node, match.body)
+        require_movable(match.node, match.body, 1)
         return None
 
     def rewrite(self, match: _Loop, rewriter: Rewriter) -> None:
