@@ -11,7 +11,8 @@ may only differ where the node turns infinities into something else, or in the s
 Left alone: operands that may broadcast the other to a larger shape; shapes that are not known to
 stay (a shape stated for a graph output proves nothing); constants that can be overridden or are
 parameters of a function; a node between a graph input, an initializer or a value of an outer graph
-and a graph output, since outputs keep their names and a graph makes its outputs itself. Never
+and a graph output, since outputs keep their names and a graph makes its outputs itself. Shapes that
+the model computes are for fold-shapes to follow. Never
 ``x * 0``, ``x - x`` and ``x / x``, which are not constant when x is infinite or NaN.
 """
 

@@ -252,11 +252,6 @@ def test_slice_of_a_symbol_to_the_end(end: int) -> None:
     gone(between("b = Slice(a, s, e, axis)", constants=constants), feed(2, 3), feed(0, 3))
 
 
-def test_slice_up_to_the_size_itself() -> None:
-    line = "z = Shape(a) e = Gather(z, zero) b = Slice(a, zero, e, zero)"
-    gone(between(line, constants="int64[1] zero = {0}"), feed(2, 3), feed(5, 3))
-
-
 @pytest.mark.parametrize(
     ("start", "end", "axis", "step"),
     [
