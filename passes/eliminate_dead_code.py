@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxopt.analysis.scopes import bodies
 from onnxopt.op_traits import is_standard
-from onnxopt.pass_contract import Outcome, Pass
+from onnxopt.pass_contract import Outcome, Pass, Refusal
 from onnxopt.rewriting import Context, drop_node, drop_unused_initializer
 
 from ._unread_outputs import (
@@ -73,10 +73,16 @@ class _Sweep:
     def graph(self, graph: ir.Graph) -> None:
         """Remove what is dead in a graph and in the bodies inside, the last node first."""
         for node in list(reversed(graph)):
-            if all(map(is_unread, node.outputs)) and not self.has_effects(node):
+            unread = all(map(is_unread, node.outputs))
+            if unread and not self.has_effects(node):
                 if self._may("dead-node"):
                     drop_node(node)
-            elif bodies(node):
+                continue
+            if unread:
+                reason = "an operator of an unknown domain may do more than compute"
+                label = node.name or node.op_type
+                self.outcome.refusals.append(Refusal("dead-node", reason, label))
+            if bodies(node):
                 self._control_flow(node)
             elif (optional := releasable(node)) and self._may("unread-output"):
                 release(node, optional)

@@ -59,7 +59,7 @@ def test_node_of_an_unknown_domain_stays_with_what_it_reads() -> None:
     model = parse(
         f"{OTHER} g (float[n] x) => (float[n] y) {{ a = Exp(x) b = other.Print(a) y = Neg(x) }}"
     )
-    untouched(model, PASS)
+    untouched(model, PASS, "unknown domain")
 
 
 def test_control_flow_around_an_unknown_domain_stays() -> None:
@@ -69,7 +69,7 @@ def test_control_flow_around_an_unknown_domain_stays() -> None:
                         else_branch = e () => (float[n] e1) {{ e1 = Exp(x) }}>
             y = Neg(x) }}"""
     )
-    untouched(model, PASS)
+    untouched(model, PASS, "unknown domain")
 
 
 def test_calls_of_functions_that_only_compute_go() -> None:
