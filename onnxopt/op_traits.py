@@ -11,6 +11,8 @@ import enum
 
 import onnx_ir as ir
 
+from onnxopt.traversal import all_nodes, bodies
+
 __all__ = ["Trait", "has_trait", "is_deterministic", "is_standard", "traits_of"]
 
 
@@ -117,9 +119,7 @@ def is_deterministic(node: ir.Node) -> bool:
         return not dropout_may_train(node)
     traits = traits_of(node)
     if Trait.CONTROL_FLOW in traits:
-        return all(
-            is_deterministic(inner) for graph in _bodies(node) for inner in graph.all_nodes()
-        )
+        return all(is_deterministic(inner) for body in bodies(node) for inner in all_nodes(body))
     return Trait.PURE in traits
 
 
@@ -135,15 +135,3 @@ def dropout_may_train(node: ir.Node) -> bool:
     is_test = node.attributes.get("is_test")  # opset 1 and 6; training by default
     version = node.version or (node.graph.opset_imports.get("", 0) if node.graph else 0)
     return 0 < version < 7 and (is_test is None or is_test.is_ref() or is_test.as_int() == 0)
-
-
-def _bodies(node: ir.Node) -> list[ir.Graph]:
-    bodies: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            bodies.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            bodies.extend(attribute.as_graphs())
-    return bodies

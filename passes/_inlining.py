@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from onnxopt.analysis.scopes import bodies
 from onnxopt.rewriting import Context, Refuse, Rewriter, can_replace
+from onnxopt.traversal import bodies
 
 __all__ = ["Inliner", "hand_over", "require_movable", "require_tensors"]
 

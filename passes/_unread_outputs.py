@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from onnxopt.analysis.scopes import bodies
 from onnxopt.op_traits import is_standard
+from onnxopt.traversal import bodies
 
 __all__ = ["drop_outputs", "is_unread", "outputs_to_keep", "releasable", "release"]
 

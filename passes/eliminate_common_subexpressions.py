@@ -27,10 +27,11 @@ from collections.abc import Hashable, Mapping
 import onnx
 import onnx_ir as ir
 
-from onnxopt.analysis.scopes import Scopes, bodies
+from onnxopt.analysis.scopes import Scopes
 from onnxopt.op_traits import Trait, is_deterministic, traits_of
 from onnxopt.pass_contract import Outcome, Pass, Refusal
 from onnxopt.rewriting import Context, Refuse, Rewriter, can_replace, drop_node
+from onnxopt.traversal import bodies
 
 __all__ = ["EliminateCommonSubexpressions"]
 

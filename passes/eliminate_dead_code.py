@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxopt.analysis.scopes import bodies
 from onnxopt.op_traits import is_standard
 from onnxopt.pass_contract import Outcome, Pass, Refusal
 from onnxopt.rewriting import Context, drop_node, drop_unused_initializer
+from onnxopt.traversal import bodies
 
 from ._unread_outputs import (
     drop_outputs,

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from onnxopt.model import light_proto
 from onnxopt.pass_contract import Outcome, Pass, Refusal
+from onnxopt.traversal import all_nodes, root_graphs
 
 __all__ = ["InferShapes"]
 
@@ -34,8 +35,8 @@ class InferShapes(Pass):
         outcome = Outcome(model, False, annotates=True)
         open_values = [
             value
-            for graph in model.graphs()
-            for node in graph
+            for graph in root_graphs(model)
+            for node in all_nodes(graph)
             for value in node.outputs
             if not _is_settled(value)
         ]

@@ -8,20 +8,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-__all__ = ["Scopes", "bodies"]
+from onnxopt.traversal import bodies
 
-
-def bodies(node: ir.Node) -> list[ir.Graph]:
-    """The graphs that a control-flow node holds, in the order of its attributes."""
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
-    return found
+__all__ = ["Scopes"]
 
 
 class Scopes:

@@ -8,6 +8,7 @@ from collections import Counter
 import onnx_ir as ir
 
 from onnxopt.pass_contract import Instrument, Pass, PassReport
+from onnxopt.traversal import all_graphs, all_nodes, root_graphs
 
 __all__ = ["Counts", "Timing", "count_nodes", "count_ops", "weight_bytes"]
 
@@ -47,8 +48,8 @@ def count_nodes(model: ir.Model) -> int:
 def count_ops(model: ir.Model) -> Counter[str]:
     """The same by operator; operators of other domains carry their domain."""
     counts: Counter[str] = Counter()
-    for graph in (model.graph, *(function.graph for function in model.functions.values())):
-        for node in graph.all_nodes():
+    for graph in root_graphs(model):
+        for node in all_nodes(graph):
             prefix = "" if node.domain in ("", "ai.onnx") else f"{node.domain}."
             counts[prefix + node.op_type] += 1
     return counts
@@ -58,7 +59,8 @@ def weight_bytes(model: ir.Model) -> int:
     """Bytes of all initializers."""
     return sum(
         value.const_value.nbytes
-        for graph in model.graphs()
+        for root in root_graphs(model)
+        for graph in all_graphs(root)
         for value in graph.initializers.values()
         if value.const_value is not None
     )
