@@ -13,13 +13,16 @@ from onnxopt.analysis.attributes import clip_bounds, float_attribute
 from onnxopt.analysis.values import has_one_use
 from onnxopt.rewriting import Context, Rewriter, RewriteRule
 
-from ._spellings import close, in_the_way, lines, made_by, product, split_constant
+from ._spellings import close, in_the_way, leads_to, lines, made_by, product, split_constant
 from ._targets import available, not_worth
 
 __all__ = ["FuseHardSigmoid", "FuseHardSwish"]
 
 #: Nodes of HardSigmoid and Mul, the longer of the results.
 _TWO = 2
+#: A lower and an upper bound, and what an exporter may say twice.
+_MOST_BOUNDS = 4
+_BOUNDS = ("Clip", "Relu", "Min", "Max")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,8 @@ class _ClippedLine:
 
 def _clipped_lines(value: ir.Value) -> Iterator[_ClippedLine]:
     """The value as a clipped line of what the clip reads, of what that is made of, and so on."""
+    if not leads_to(value, "HardSigmoid", *_BOUNDS):
+        return
     for outer in lines(value):
         node = made_by(outer.source, "HardSigmoid")
         if node is not None and node.inputs[0] is not None:
@@ -83,7 +88,10 @@ def _bounded(value: ir.Value) -> _ClippedLine | None:
     """The value as bounds on another, by Clip, Relu, or Min and Max with numbers, nested."""
     low, high = -math.inf, math.inf
     nodes: list[ir.Node] = []
-    while (node := made_by(value, "Clip", "Relu", "Min", "Max")) is not None:
+    for _ in range(_MOST_BOUNDS):
+        node = made_by(value, *_BOUNDS)
+        if node is None:
+            break
         below, above, source = -math.inf, math.inf, node.inputs[0]
         if node.op_type == "Clip":
             bounds = clip_bounds(node)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxopt.rewriting import Context, Rewriter, RewriteRule
 
-from ._spellings import close, in_the_way, lines, made_by, scalar, split_constant
+from ._spellings import close, in_the_way, leads_to, lines, made_by, scalar, split_constant
 from ._targets import not_worth
 
 __all__ = ["FuseSigmoid", "FuseSigmoidOrTanh", "FuseSoftsign"]
@@ -99,6 +99,8 @@ class FuseSigmoidOrTanh(RewriteRule[_Curve]):
     )
 
     def match(self, node: ir.Node, context: Context) -> _Curve | None:
+        if not leads_to(node.outputs[0], "Tanh", "Sigmoid"):
+            return None
         for outer in lines(node.outputs[0]):
             curve = made_by(outer.source, "Tanh", "Sigmoid")
             if curve is None:

@@ -24,6 +24,7 @@ __all__ = [
     "Product",
     "close",
     "in_the_way",
+    "leads_to",
     "lines",
     "made_by",
     "polynomial",
@@ -36,6 +37,13 @@ __all__ = [
 #: exporter prints or computes in that type (1/6 as 0.16666667; 0.1666 in float16 is 0.16662598).
 _TOLERANCE = {ir.DataType.FLOAT16: 1e-3, ir.DataType.DOUBLE: 1e-6}
 _DEFAULT_TOLERANCE = 1e-5
+
+#: No formula here has more linear nodes in a row, nor a deeper polynomial. Without a bound, long
+#: chains would cost their square.
+_LONGEST_LINE = 4
+_DEEPEST_POLYNOMIAL = 8
+
+_LINEAR = ("Add", "Sub", "Mul", "Div", "Neg")
 
 _Nodes = tuple[ir.Node, ...]
 
@@ -89,9 +97,9 @@ class Line:
 def lines(value: ir.Value) -> Iterator[Line]:
     """The value as a line in itself, in what its node reads, and so on up, while that is linear."""
     line = Line(value)
-    while True:
-        yield line
-        node = made_by(line.source, "Add", "Sub", "Mul", "Div", "Neg")
+    yield line
+    for _ in range(_LONGEST_LINE):
+        node = made_by(line.source, *_LINEAR)
         step = None if node is None else _linear(node)
         if node is None or step is None:
             return
@@ -104,6 +112,19 @@ def lines(value: ir.Value) -> Iterator[Line]:
         )
         if not (math.isfinite(line.slope) and math.isfinite(line.shift)) or line.slope == 0:
             return
+        yield line
+
+
+def leads_to(value: ir.Value | None, *op_types: str) -> bool:
+    """Whether `lines` of the value may come to one of these operators; much cheaper than they."""
+    for _ in range(_LONGEST_LINE + 1):
+        if made_by(value, *op_types) is not None:
+            return True
+        node = made_by(value, *_LINEAR)
+        if node is None:
+            return False
+        value = node.inputs[-1] if is_constant(node.inputs[0]) else node.inputs[0]
+    return False
 
 
 def _linear(node: ir.Node) -> tuple[ir.Value, float, float] | None:
@@ -166,7 +187,7 @@ def polynomial(value: ir.Value | None, x: ir.Value, degree: int) -> _Polynomial 
     Returns:
         Coefficients and nodes; None when the value depends on anything else.
     """
-    return _polynomial(value, x, degree, 8)
+    return _polynomial(value, x, degree, _DEEPEST_POLYNOMIAL)
 
 
 def _polynomial(value: ir.Value | None, x: ir.Value, degree: int, depth: int) -> _Polynomial | None:

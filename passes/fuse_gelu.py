@@ -24,7 +24,7 @@ import onnx_ir as ir
 
 from onnxopt.rewriting import Context, RewritePass, Rewriter, RewriteRule
 
-from ._spellings import close, in_the_way, lines, made_by, polynomial, product
+from ._spellings import close, in_the_way, leads_to, lines, made_by, polynomial, product
 from ._targets import available
 
 __all__ = ["FuseGelu"]
@@ -55,6 +55,8 @@ class _FuseGelu(RewriteRule[_Gelu]):
         if whole is None:
             return None
         for gate, factor in whole.orders():
+            if not leads_to(gate, "Erf", "Tanh"):
+                continue
             for outer in lines(gate):
                 curve = made_by(outer.source, "Erf", "Tanh")
                 if curve is None:

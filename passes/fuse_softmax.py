@@ -1,16 +1,18 @@
-"""Find Softmax and LogSoftmax that are spelled out, and use the operators.
+"""Find Softmax and LogSoftmax that are spelled out, and use the operators well.
 
 With m the maximum of x along the last axis:
 
 - ``exp(x - m) / sum(exp(x - m))`` along that axis is Softmax(x);
 - ``log(softmax(x))`` and ``(x - m) - log(sum(exp(x - m)))`` are LogSoftmax(x);
-- ``exp(logsoftmax(x))`` is Softmax(x).
+- ``exp(logsoftmax(x))`` is Softmax(x);
+- along an axis before several others, those are flattened around the operator: see
+  `FlattenSoftmax`.
 
 Exact, up to rounding, except that ``log(softmax(x))`` is -inf where the softmax underflows to 0
 (100 below the maximum) and LogSoftmax gives the number.
 
-Left alone: any axis but the last, since operators before opset 13 flatten there and newer ones are
-two to eight times slower than the spelling in ONNX Runtime 1.32 on CPU; ``exp(x) / sum(exp(x))``,
+Left alone: spelled along any axis but the last, since operators before opset 13 flatten there and
+newer ones gain nothing over the spelling in ONNX Runtime 1.32 on CPU; ``exp(x) / sum(exp(x))``,
 which overflows where Softmax does not; bfloat16.
 """
 
@@ -26,6 +28,7 @@ from onnxopt.analysis.attributes import axes, int_attribute
 from onnxopt.analysis.values import has_one_use, rank
 from onnxopt.rewriting import Context, Refuse, RewritePass, Rewriter, RewriteRule
 
+from ._softmax_layout import FlattenSoftmax
 from ._spellings import in_the_way, made_by
 from ._targets import not_worth
 
@@ -182,5 +185,5 @@ class FuseSoftmax(RewritePass):
     name = "fuse-softmax"
 
     def rules(self) -> list[RewriteRule[Any]]:
-        """One rule for each formula."""
-        return [_FuseSoftmax(), _FuseSpelledLogSoftmax(), _FuseLogOfSoftmax()]
+        """One rule for each formula, and one for the shape."""
+        return [_FuseSoftmax(), _FuseSpelledLogSoftmax(), _FuseLogOfSoftmax(), FlattenSoftmax()]

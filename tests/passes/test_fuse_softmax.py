@@ -205,3 +205,42 @@ def test_a_branch() -> None:
     )
     feeds = [{"c": np.asarray(flag), **feed(2, 3)} for flag in (True, False)]
     assert op_types(optimize(model, PASS, *feeds)) == ["If", "Softmax", "Neg"]
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((2, 3, 16, 8), 1), ((2, 3, 16, 8), -3), ((3, 16, 8), 0), ((2, 1, 3, 16, 8, 2), 2)],
+)
+def test_axes_after_that_of_a_softmax_become_one(
+    operator: str, shape: tuple[int, ...], axis: int
+) -> None:
+    sizes = ", ".join(map(str, shape))
+    model = spelled(f"y = {operator} <axis = {axis}> (x)", shape=sizes)
+    assert rewritten(model, shape) == ["Reshape", operator, "Reshape"]
+
+
+@pytest.mark.parametrize("opset", [13, 18, 23])
+def test_leading_axes_may_be_unknown_or_empty(opset: int) -> None:
+    model = spelled("y = Softmax <axis = 2> (x)", opset=opset, shape="n, m, c, 16, 20")
+    shapes = [(2, 3, 4, 16, 20), (0, 3, 4, 16, 20), (1, 1, 1, 16, 20), (2, 0, 3, 16, 20)]
+    assert rewritten(model, *shapes) == ["Reshape", "Softmax", "Reshape"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "opset", "dtype", "reason"),
+    [
+        ("2, 3, 16, 8", 2, 18, "float", ""),
+        ("2, 3, 16, 8", 3, 18, "float", ""),
+        ("2, 300, 1, 1", 1, 18, "float", ""),
+        ("2, 3, 16, 8", 1, 12, "float", ""),
+        ("2, 3, h, 8", 1, 18, "float", "no known length"),
+        ("2, 3, 4, 4", 1, 18, "float", "too few numbers"),
+        ("2, 3, 16, 8", 1, 18, "float16", "no kernel"),
+    ],
+)
+def test_a_softmax_that_keeps_its_shape(
+    shape: str, axis: int, opset: int, dtype: str, reason: str
+) -> None:
+    model = spelled(f"y = Softmax <axis = {axis}> (x)", opset=opset, dtype=dtype, shape=shape)
+    untouched(model, PASS, reason)
