@@ -128,11 +128,13 @@ def test_names_used_in_several_bodies_do_not_clash() -> None:
     model = parse(
         """g (float[n] x) => (float[n] y) <bool c = {1}> {
             a = If (c) <
-                then_branch = t () => (float[n] r) { k = Constant<value = float {2}>() s = Mul(x, k) r = Neg(s) },
+                then_branch = t () => (float[n] r) { k = Constant<value = float {2}>()
+                    s = Mul(x, k) r = Neg(s) },
                 else_branch = e () => (float[n] r) { r = Exp(x) }
             >
             b = If (c) <
-                then_branch = t () => (float[n] r) { k = Constant<value = float {3}>() s = Mul(a, k) r = Neg(s) },
+                then_branch = t () => (float[n] r) { k = Constant<value = float {3}>()
+                    s = Mul(a, k) r = Neg(s) },
                 else_branch = e () => (float[n] r) { s = Exp(x) r = Abs(s) }
             >
             y = Neg(b)
