@@ -32,14 +32,14 @@ class _NotDirect(Exception):  # noqa: N818 - it is an answer, not an error
 
 
 def evaluate_directly(
-    node: ir.Node, opset: int, inputs: Sequence[Array | None], limit_bytes: int
+    node: ir.Node, opset: int, inputs: Sequence[ir.TensorProtocol | None], limit_bytes: int
 ) -> list[Array] | None:
     """The outputs of a node, or None where this module does not know it.
 
     Args:
         node: A node of the standard domain.
         opset: Version of the standard domain where the node stands.
-        inputs: Its inputs; None for those left out.
+        inputs: Its inputs; None for those left out. They are read only where they are needed.
         limit_bytes: Results that need new memory may need so much. Views are free.
 
     Returns:
@@ -53,7 +53,7 @@ def evaluate_directly(
         return None
     try:
         with np.errstate(all="ignore"):
-            return function(_Call(node, opset, list(inputs), limit_bytes))
+            return function(_Call(node, opset, inputs, limit_bytes))
     except (_NotDirect, ValueError, IndexError, TypeError, OverflowError, KeyError):
         return None
 
@@ -62,7 +62,11 @@ class _Call:
     """A node with the numbers it reads."""
 
     def __init__(
-        self, node: ir.Node, opset: int, inputs: list[Array | None], limit_bytes: int
+        self,
+        node: ir.Node,
+        opset: int,
+        inputs: Sequence[ir.TensorProtocol | None],
+        limit_bytes: int,
     ) -> None:
         self.opset = opset
         self._attributes = node.attributes
@@ -73,19 +77,22 @@ class _Call:
     def count(self) -> int:
         return len(self._inputs)
 
-    def array(self, index: int) -> Array:
+    def tensor(self, index: int) -> ir.TensorProtocol:
         found = self.optional(index)
         if found is None:
             raise _NotDirect
         return found
 
-    def optional(self, index: int) -> Array | None:
+    def array(self, index: int) -> Array:
+        return np.asarray(self.tensor(index).numpy())
+
+    def optional(self, index: int) -> ir.TensorProtocol | None:
         return self._inputs[index] if index < len(self._inputs) else None
 
     def integers(self, index: int) -> list[int] | None:
-        array = self.optional(index)
-        if array is None:
+        if self.optional(index) is None:
             return None
+        array = self.array(index)
         if array.dtype.kind not in "iu" or array.ndim != 1:
             raise _NotDirect
         return [int(number) for number in array]
@@ -150,13 +157,13 @@ def _transpose(call: _Call) -> list[Array]:
 
 
 def _shape(call: _Call) -> list[Array]:
-    shape = call.array(0).shape
+    shape = call.tensor(0).shape.numpy()
     part = shape[call.attribute("start", 0) : call.attribute("end", len(shape))]
     return [np.array(part, dtype=np.int64)]
 
 
 def _size(call: _Call) -> list[Array]:
-    return [np.array(call.array(0).size, dtype=np.int64)]
+    return [np.array(call.tensor(0).size, dtype=np.int64)]
 
 
 def _slice(call: _Call) -> list[Array]:

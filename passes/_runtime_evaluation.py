@@ -21,9 +21,12 @@ from onnxopt.runtime.worker import shared_worker
 
 from ._region_proto import TensorFacts, inputs_of, outputs_of, region_proto
 
-__all__ = ["RuntimeEvaluator"]
+__all__ = ["CRASHED", "RuntimeEvaluator"]
 
 logger = logging.getLogger(__name__)
+
+#: Marks a node, in its `meta`, that the runtime crashed or hung on, so that it is not tried again.
+CRASHED = "onnxopt.crashed"
 
 Known: TypeAlias = MutableMapping[ir.Value, ir.TensorProtocol]
 
@@ -146,7 +149,9 @@ class RuntimeEvaluator:
             logger.info("the runtime crashed on %d nodes: %s", len(nodes), error)
             self._lost_seconds += time.monotonic() - start
             if len(nodes) == 1 or self._lost_seconds > _MOST_LOST_SECONDS:
-                self.failed.update(dict.fromkeys(nodes, "the runtime crashes or hangs on it"))
+                for node in nodes:
+                    self.failed[node] = "the runtime crashes or hangs on it"
+                    node.meta[CRASHED] = True
             else:
                 self._halve(nodes)
 

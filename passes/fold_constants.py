@@ -67,13 +67,13 @@ class FoldConstants(Pass):
             values = choose_values(constants, self.options.max_bytes)
         if self.max_rewrites is not None:
             values = values[: self.max_rewrites]
-        context = Context(model)
-        for value in values:
-            node = value.producer()
-            assert node is not None
-            outcome.rewritten[constants.ways[node]] += 1
-            hold_as_constant(value, constants.known[value], context)
         if values:
+            context = Context(model)
+            for value in values:
+                node = value.producer()
+                assert node is not None
+                outcome.rewritten[constants.ways[node]] += 1
+                hold_as_constant(value, constants.known[value], context)
             _drop_dead(constants.nodes)
         outcome.refusals = [
             Refusal(self.name, reason, node.name or node.op_type)
