@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.analysis.values import constant
-from onnxopt.errors import FeedError, OnnxoptError
+from onnxopt.errors import FeedError, OnnxoptError, RuntimeCrashError
 
 __all__ = [
     "Feed",
@@ -134,6 +134,8 @@ class FeedSource:
                     feed = _make_feed(self._inputs, self._request, self._limits, plan, seed)
                     try:
                         try_run(feed)
+                    except RuntimeCrashError:
+                        raise  # the session is gone with the process that ran it
                     except OnnxoptError as error:
                         failure = error
                         break

@@ -18,7 +18,13 @@ import onnx
 import onnx_ir as ir
 
 from onnxopt.data import FeedRequest, FeedSource
-from onnxopt.errors import ModelError, OptionError, PassFailure, RuntimeRefusalError
+from onnxopt.errors import (
+    ModelError,
+    OptionError,
+    PassFailure,
+    RuntimeCrashError,
+    RuntimeRefusalError,
+)
 from onnxopt.instruments.counts import Counts, Timing, count_nodes, count_ops
 from onnxopt.instruments.fusions import census
 from onnxopt.instruments.guard import SpeedGuard, size_objection
@@ -259,6 +265,8 @@ class _Run:
                 )
             except RuntimeRefusalError as error:
                 raise ModelError(f"ONNX Runtime refuses {self.source}: {error}") from error
+            except RuntimeCrashError as error:
+                raise ModelError(f"{self.source} cannot be run: {error}") from error
 
         return make
 
@@ -283,7 +291,11 @@ class _Run:
                 self._ban(error.pass_name, error.objection.message)
                 continue
             self.on_step("verifying")
-            objection = self._judge(candidate, before)
+            try:
+                objection = self._judge(candidate, before)
+            except BaseException:
+                candidate.discard()
+                raise
             if objection is None:
                 return candidate
             candidate.discard()

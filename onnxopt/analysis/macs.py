@@ -172,12 +172,10 @@ def _einsum(shapes: _Shapes) -> Expression | None:
     if attribute is None or attribute.is_ref():
         return None
     terms = attribute.as_string().replace(" ", "").partition("->")[0].split(",")
-    if (
-        len(terms) < 2
-        or any("." in term for term in terms)
-        or len(terms) != len(shapes.node.inputs)
-    ):
-        return number(0) if len(terms) < 2 else None
+    if len(terms) < 2:
+        return number(0)
+    if any("." in term for term in terms) or len(terms) != len(shapes.node.inputs):
+        return None
     sizes: dict[str, Expression | None] = {}
     for index, term in enumerate(terms):
         shape = shapes.input(index)

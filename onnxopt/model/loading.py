@@ -40,8 +40,9 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     can be overridden (also graph inputs, IR version 4 and up) stay graph inputs.
 
     Raises:
-        ModelError: When the file does not exist, is no ONNX model, or names external data that is
-            missing, too short, or outside the model's folder.
+        ModelError: When the file does not exist, is no ONNX model, has a node that reads what
+            nothing makes, or names external data that is missing, too short, or outside the model's
+            folder.
     """
     path = pathlib.Path(path)
     proto = _read_proto(path)
@@ -53,6 +54,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         raise
     except Exception as error:
         raise ModelError(f"{path} has a graph that cannot be read: {_root_cause(error)}") from error
+    _check_readers(model, path)
     for graph in model.graphs():
         ir.external_data.set_base_dir(graph, base)
     return model
@@ -67,6 +69,18 @@ def from_proto(proto: onnx.ModelProto) -> ir.Model:
     model.meta[META_EXTERNAL] = any(is_external(tensor) for tensor in tensors(proto))
     model.meta[META_TRAINING] = tuple(proto.training_info)
     return model
+
+
+def _check_readers(model: ir.Model, path: pathlib.Path) -> None:
+    """Check that everything that is read is an input, an initializer, or made by a node."""
+    for graph in model.graphs():
+        for node in graph:
+            for value in node.inputs:
+                if value is not None and value.producer() is None and value.graph is None:
+                    raise ModelError(
+                        f"{path} is not a valid model: node {node.op_type} '{node.name or ''}' "
+                        f"reads '{value.name}', which nothing makes"
+                    )
 
 
 def bytes_on_disk(path: str | os.PathLike[str]) -> int:

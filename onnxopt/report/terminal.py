@@ -66,11 +66,10 @@ def refusal_lines(reports: Sequence[PassReport]) -> Iterator[RenderableType]:
         yield Text("Nothing: no pattern was found that had to be left alone.")
         return
     table = new_table("rule", "reason", "count", "for example", right=(2,))
-    for (name, rule, reason), refusals in sorted(
+    for (_, rule, reason), refusals in sorted(
         grouped.items(), key=lambda item: (item[0][0], -len(item[1]))
     ):
-        shown = rule if rule == name else f"{name}: {rule}"
-        table.add_row(shown, reason, f"{len(refusals):,}", refusals[0].node)
+        table.add_row(rule, reason, f"{len(refusals):,}", refusals[0].node)
     yield table
 
 
