@@ -18,11 +18,13 @@ from ._targets import available, not_worth
 
 __all__ = ["FuseHardSigmoid", "FuseHardSwish"]
 
-#: Nodes of HardSigmoid and Mul, the longer of the results.
-_TWO = 2
+#: HardSigmoid and Mul, the longer of the results.
+_RESULT_NODES = 2
 #: A lower and an upper bound, and what an exporter may say twice.
 _MOST_BOUNDS = 4
 _BOUNDS = ("Clip", "Relu", "Min", "Max")
+#: How far 6 times 1/6 may be from 1, by element type.
+_ROUNDING = {ir.DataType.FLOAT: 5e-7, ir.DataType.FLOAT16: 5e-4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,8 @@ class _ClippedLine:
     def scaled(self, slope: float, shift: float, nodes: tuple[ir.Node, ...]) -> _ClippedLine:
         """``slope * value + shift`` as a clipped line again; a negative slope swaps the bounds."""
         low, high = sorted((slope * self.low + shift, slope * self.high + shift))
+        if abs(low) <= self._rounding() * abs(shift):
+            low = 0.0  # cancelled, up to the rounding of the slope
         return _ClippedLine(
             self.source,
             slope * self.slope,
@@ -48,12 +52,19 @@ class _ClippedLine:
             (*nodes, *self.nodes),
         )
 
-    def is_hard_sigmoid(self, dtype: ir.DataType | None) -> bool:
-        """Whether it is HardSigmoid with some alpha (the slope) and beta (the shift)."""
-        return close(self.low, 0.0, dtype) and close(self.high, 1.0, dtype)
+    def _rounding(self) -> float:
+        return _ROUNDING.get(self.source.dtype, 0.0) if self.source.dtype is not None else 0.0
 
-    def is_hard_swish_gate(self, dtype: ir.DataType | None) -> bool:
+    def is_hard_sigmoid(self) -> bool:
+        """Whether it is HardSigmoid with some alpha (the slope) and beta (the shift).
+
+        A bound that is nearly 0 or 1 is not: it keeps a logarithm finite.
+        """
+        return self.low == 0.0 and abs(self.high - 1.0) <= self._rounding()
+
+    def is_hard_swish_gate(self) -> bool:
         """Whether x times it is HardSwish."""
+        dtype = self.source.dtype
         return close(self.slope, 1 / 6, dtype) and close(self.shift, 0.5, dtype)
 
 
@@ -131,9 +142,9 @@ class FuseHardSigmoid(RewriteRule[_ClippedLine]):
             if found is not None and not has_one_use(found.source):
                 break
             found = line
-        if found is None or len(found.nodes) < _TWO:
+        if found is None or len(found.nodes) == 1:
             return None
-        return found if found.is_hard_sigmoid(found.source.dtype) else None
+        return found if found.is_hard_sigmoid() else None
 
     def check(self, match: _ClippedLine, context: Context) -> str | None:
         return not_worth("HardSigmoid", match.source, context, match.nodes[0]) or in_the_way(
@@ -182,16 +193,13 @@ class FuseHardSwish(RewriteRule[_Gated]):
         return None
 
     def _gains(self, match: _Gated, context: Context) -> bool:
-        dtype = match.x.dtype
-        if not match.gate.is_hard_sigmoid(dtype):
+        if not match.gate.is_hard_sigmoid():
             return False
-        return len(match.nodes) > _TWO or self._whole(match, context)
+        return len(match.nodes) > _RESULT_NODES or self._whole(match, context)
 
     @staticmethod
     def _whole(match: _Gated, context: Context) -> bool:
-        return match.gate.is_hard_swish_gate(match.x.dtype) and available(
-            "HardSwish", context, match.nodes[0]
-        )
+        return match.gate.is_hard_swish_gate() and available("HardSwish", context, match.nodes[0])
 
     def check(self, match: _Gated, context: Context) -> str | None:
         return not_worth("HardSigmoid", match.x, context, match.nodes[0]) or in_the_way(

@@ -40,7 +40,7 @@ class FuseSigmoid(RewriteRule[_Quotient]):
         numerator = None if node.op_type == "Reciprocal" else node.inputs[0]
         add = made_by(node.inputs[-1], "Add")
         split = None if add is None else split_constant(add)
-        if add is None or split is None or not close(split[1], 1.0, split[0].dtype):
+        if add is None or split is None or split[1] != 1.0:
             return None
         exponential = made_by(split[0], "Exp")
         if exponential is None or exponential.inputs[0] is None:
@@ -143,7 +143,7 @@ class FuseSoftsign(RewriteRule[_Curve]):
         x = node.inputs[0]
         add = made_by(node.inputs[1], "Add")
         split = None if add is None else split_constant(add)
-        if x is None or add is None or split is None or not close(split[1], 1.0, x.dtype):
+        if x is None or add is None or split is None or split[1] != 1.0:
             return None
         absolute = made_by(split[0], "Abs")
         if absolute is None or absolute.inputs[0] is not x:

@@ -11,7 +11,8 @@ Rewritten, in all orders of the operands and with constants of any rank:
 - ``Pow`` by 2, 1/2, -1 and -1/2: Mul, Sqrt, Reciprocal.
 
 Exact for finite inputs, up to rounding. Constants may differ from the formula's by 1e-5 relative
-(1e-3 in float16, 1e-6 in double). Only where ONNX Runtime gains: see ``_targets``.
+(1e-3 in float16, 1e-6 in double), but bounds near 0 or 1 that keep a logarithm finite are kept.
+Only where ONNX Runtime gains: see ``_targets``.
 
 Left alone, since the operator is no faster than its spelling in ONNX Runtime 1.32 on CPU:
 ``x * sigmoid(x)`` (Swish of opset 24 loses the runtime's own fusion: 0.7x), ``log(1 + exp(x))``

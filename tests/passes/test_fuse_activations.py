@@ -232,6 +232,16 @@ def test_hard_sigmoid(body: str, opset: int) -> None:
     assert rewritten(spelled(body, opset=opset)) == ["HardSigmoid"]
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(1e-6, 1.0), (1e-6, 1 - 1e-6), (0.0, 1 - 1e-6), (-1e-6, 1.0)]
+)
+@pytest.mark.parametrize("tail", ["y = Log(c)", "y = Mul(x, c)", "d = Sub(c, half) y = Log(d)"])
+def test_bounds_that_keep_a_logarithm_finite(low: float, high: float, tail: str) -> None:
+    more = {"low": np.asarray(low, np.float32), "high": np.asarray(high, np.float32)}
+    body = "a = Mul(x, fifth) b = Add(half, a) c = Clip(b, low, high) "
+    untouched(spelled(body + tail, more=more), PASS)
+
+
 def test_hard_sigmoid_does_not_reach_over_a_value_that_stays() -> None:
     body = "a = Mul(x, fifth) b = Add(half, a) y = Clip(b, zero, one) y1 = Exp(a)"
     model = spelled(body, outputs=", float[n, 3, 4] y1")
