@@ -28,6 +28,7 @@ _LOCATIONS = {
     "deduplicate-initializers": "deduplicate_initializers:DeduplicateInitializers",
     "eliminate-dead-code": "eliminate_dead_code:EliminateDeadCode",
     "fuse-affine": "fuse_affine:FuseAffine",
+    "affine-to-batch-norm": "affine_to_batch_norm:AffineToBatchNorm",
     "fuse-pad": "fuse_pad:FusePad",
     "fuse-matmul-add": "fuse_matmul_add:FuseMatMulAdd",
     "simplify-casts": "simplify_casts:SimplifyCasts",
@@ -69,7 +70,7 @@ infer-shapes fold-shapes eliminate-no-ops eliminate-dead-code
 simplify-casts merge-reshapes merge-concats
 deduplicate-initializers eliminate-common-subexpressions
 simplify-clips fuse-activations fuse-gelu fuse-layer-norm fuse-softmax
-fuse-pad fuse-affine fuse-matmul-add
+fuse-pad fuse-affine fuse-matmul-add affine-to-batch-norm
 """
 
 PIPELINES: Mapping[str, str] = {

@@ -7,6 +7,8 @@ that composing steps is plain arithmetic and rounds once, when the result goes b
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ __all__ = [
     "Step",
     "batch_norm_statistics",
     "chain_ending_at",
+    "compose",
     "read_step",
     "round_to",
     "scaled",
@@ -259,6 +262,11 @@ def chain_ending_at(step: Step, context: Context) -> list[Step]:
             break
         chain.insert(0, before)
     return chain
+
+
+def compose(steps: Sequence[Step]) -> Affine:
+    """All the steps, one after the other."""
+    return functools.reduce(Affine.then, (step.affine for step in steps))
 
 
 def round_to(array: Array, dtype: ir.DataType) -> Array:

@@ -41,9 +41,11 @@ from ._affine import (
     Step,
     batch_norm_statistics,
     chain_ending_at,
+    compose,
     read_step,
     round_to,
 )
+from ._affine_gates import FactorGate
 from ._affine_linear import AFTER, BEFORE, Edit
 from ._affine_paths import carry, is_path, runtime_idiom
 
@@ -95,7 +97,7 @@ class _FoldIntoProducer(RewriteRule[_IntoProducer]):
         if any(node.graph is not first.node.graph for node in passed):
             return "the operator stands in another graph"
         _refuse_idioms(match.chain, context)
-        affine = _compose(match.chain)
+        affine = compose(match.chain)
         if match.producer.op_type == "MatMul":  # it has no bias: the shift stays behind it
             if affine.shift.any() or affine.shift.size > 1:
                 match.shift = round_to(affine.shift, first.dtype)
@@ -138,7 +140,7 @@ class _MergeSteps(RewriteRule[_Chain]):
             return None
         steps = chain_ending_at(step, context)
         norms = [each.node for each in steps if each.node.op_type == "BatchNormalization"]
-        affine = _compose(steps)
+        affine = compose(steps)
         needed = 1 if norms else max(1, affine.scales + affine.shifts)
         if needed >= len(steps):
             return None
@@ -310,13 +312,6 @@ def _refuse_idioms(steps: Sequence[Step], context: Context) -> None:
             raise Refuse(reason)
 
 
-def _compose(steps: Sequence[Step]) -> Affine:
-    affine = steps[0].affine
-    for step in steps[1:]:
-        affine = affine.then(step.affine)
-    return affine
-
-
 def _constant_size(node: ir.Node) -> int:
     sizes = [array.size for array in map(values.constant_array, node.inputs) if array is not None]
     return max(sizes, default=0)
@@ -328,5 +323,5 @@ class FuseAffine(RewritePass):
     name = "fuse-affine"
 
     def rules(self) -> list[RewriteRule[Any]]:
-        """The rules; folding into a producer first, since nothing can stand in its way."""
-        return [_FoldIntoProducer(), _MergeSteps(), _FoldIntoReaders()]
+        """The rules; the producer comes first, since folding into it moves nothing else."""
+        return [_FoldIntoProducer(), _MergeSteps(), _FoldIntoReaders(), FactorGate()]

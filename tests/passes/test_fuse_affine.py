@@ -847,11 +847,45 @@ def test_layer_normalization_stays_whole() -> None:
     untouched(model, PASS, "gain or bias of a normalization")
 
 
+# A tensor added to its own gated self
+
+
+@pytest.mark.parametrize("product", ["Mul(x, g)", "Mul(g, x)"])
+@pytest.mark.parametrize("total", ["Add(x, p)", "Add(p, x)"])
+def test_gate_is_factored(product: str, total: str) -> None:
+    model = parse(
+        f"""g (float[n, 3, h, v] x) => (float[n, 3, h, v] y) {{
+            a = GlobalAveragePool(x) g = Sigmoid(a) p = {product} y = {total}
+        }}"""
+    )
+    optimized = optimize(model, PASS, feed(2, 3, 4, 5), feed(1, 3, 1, 1))
+    assert op_types(optimized) == ["GlobalAveragePool", "Sigmoid", "Add", "Mul"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("g = Sigmoid(x) p = Mul(x, g) y = Add(x, p)", "not known to be smaller"),
+        ("g = ReduceMean(x) p = Mul(x, g) y = Add(x, p) z = Exp(p)", "reads the product"),
+        ("p = Mul(x, x) y = Add(x, p)", ""),
+        ("g = ReduceMean(x) p = Mul(x, g) y = Sub(x, p)", ""),
+        ("g = Sigmoid(u) p = Mul(x, g) y = Add(x, p)", "not known to be smaller"),
+    ],
+)
+def test_other_sums_stay(body: str, reason: str) -> None:
+    model = parse(
+        f"g (float[2, 3] x, float[k, m] u) => (float[p0, q0] y, float[p1, q1] z) {{ {body} }}"
+        if "z =" in body
+        else f"g (float[2, 3] x, float[k, m] u) => (float[p0, q0] y) {{ {body} }}"
+    )
+    untouched(model, PASS, reason)
+
+
 # All together
 
 
-def test_learnable_affine_block_keeps_one_shift() -> None:
-    """Conv, scale, shift, hard swish, scale, shift, padded Conv: one Add is left between."""
+def test_learnable_affine_block_keeps_one_step() -> None:
+    """Conv, scale, shift, hard swish, scale, shift, padded Conv: one shift is left between."""
     model = parse(
         """g (float[n, 4, h, v] x) => (float[n, 8, h, v] y) {
             a = Conv(x, u) b = Mul(s, a) c = Add(b, t) d = HardSwish(c)
