@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnxopt.analysis.values import constant
 from onnxopt.op_traits import Trait, has_trait, is_deterministic, is_standard
+from onnxopt.traversal import all_nodes
 
 from ._direct_evaluation import evaluate_directly
 from ._region_proto import TensorFacts, inputs_of, outputs_of, region_proto
@@ -106,7 +107,7 @@ class ConstantValues:
     def _candidates(self, model: ir.Model) -> list[ir.Node]:
         nodes: list[ir.Node] = []
         computed: set[ir.Value] = set()
-        for node in model.graph.all_nodes():
+        for node in all_nodes(model.graph):
             read = inputs_of([node])
             if not read or node.op_type == "Constant":
                 continue

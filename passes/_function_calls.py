@@ -11,6 +11,8 @@ from typing import TypeAlias
 import onnx
 import onnx_ir as ir
 
+from onnxopt.traversal import all_nodes
+
 __all__ = ["Call", "bytes_added", "callees_first", "calls_by_function", "obstacle", "unused"]
 
 Identifier: TypeAlias = tuple[str, str, str]
@@ -41,7 +43,7 @@ def calls_by_function(model: ir.Model) -> dict[Identifier, list[Call]]:
     """All calls, by the identifier of the function that is called."""
     found: dict[Identifier, list[Call]] = collections.defaultdict(list)
     for root, imports in _roots(model):
-        for node in root.all_nodes():
+        for node in all_nodes(root):
             if node.op_identifier() in model.functions:
                 found[node.op_identifier()].append(Call(node, root, imports))
     return found
@@ -63,7 +65,7 @@ def callees_first(model: ir.Model) -> list[ir.Function]:
 def unused(model: ir.Model) -> list[Identifier]:
     """Functions that the main graph does not reach."""
     reached: set[Identifier] = set()
-    stack = [node.op_identifier() for node in model.graph.all_nodes()]
+    stack = [node.op_identifier() for node in all_nodes(model.graph)]
     while stack:
         name = stack.pop()
         if name in model.functions and name not in reached:
@@ -100,7 +102,7 @@ def _opset_obstacle(
     function: ir.Function, imports: Mapping[str, int], model: ir.Model
 ) -> str | None:
     """Why the operators of a function may mean something else where it is called, or None."""
-    for node in function.all_nodes():
+    for node in all_nodes(function.graph):
         there, here = _version(imports, node.domain), _version(function.opset_imports, node.domain)
         if there is None:
             return "the caller does not import a domain that the function uses"
@@ -135,7 +137,7 @@ def bytes_added(function: ir.Function, calls: Sequence[Call], goes: bool) -> int
     """
     body = sum(ir.serde.serialize_node(node).ByteSize() for node in function)
     body += _NUMBER_BYTES * sum(
-        len(node.inputs) + len(node.outputs) + 1 for node in function.all_nodes()
+        len(node.inputs) + len(node.outputs) + 1 for node in all_nodes(function.graph)
     )
     added = sum(body - ir.serde.serialize_node(call.node).ByteSize() for call in calls)
     return int(added - (ir.serde.serialize_function(function).ByteSize() if goes else 0))
@@ -148,7 +150,7 @@ def _roots(model: ir.Model) -> Iterator[tuple[ir.Graph, Mapping[str, int]]]:
 
 
 def _callees(function: ir.Function, model: ir.Model) -> list[Identifier]:
-    called = (node.op_identifier() for node in function.all_nodes())
+    called = (node.op_identifier() for node in all_nodes(function.graph))
     return list(dict.fromkeys(name for name in called if name in model.functions))
 
 

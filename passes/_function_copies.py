@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import onnx_ir as ir
 
 from onnxopt.rewriting import drop_node
+from onnxopt.traversal import all_graphs, all_nodes
 
 __all__ = ["NameScope", "inline_call"]
 
@@ -20,8 +21,8 @@ class NameScope:
     """
 
     def __init__(self, root: ir.Graph) -> None:
-        self._values = _Names(value.name for graph in _graphs(root) for value in _values(graph))
-        self._nodes = _Names(node.name for node in root.all_nodes())
+        self._values = _Names(value.name for graph in all_graphs(root) for value in _values(graph))
+        self._nodes = _Names(node.name for node in all_nodes(root))
 
     def name_value(self, name: str) -> str:
         """This name, with a number where it is taken; it is taken now."""
@@ -87,7 +88,7 @@ def inline_call(function: ir.Function, call: ir.Node, scope: NameScope) -> None:
 
 def _bind_attributes(copy: ir.Function, function: ir.Function, call: ir.Node) -> None:
     """Replace references to attributes of the function by what the call gives."""
-    for node in copy.all_nodes():
+    for node in all_nodes(copy.graph):
         for name, attribute in list(node.attributes.items()):
             if not attribute.is_ref():
                 continue
@@ -115,11 +116,11 @@ def _trim(node: ir.Node) -> None:
 
 
 def _rename(root: ir.Graph, scope: NameScope) -> None:
-    for graph in _graphs(root):
+    for graph in all_graphs(root):
         for value in _values(graph):
             if value.name and not (graph is root and value.is_graph_input()):
                 value.name = scope.name_value(value.name)
-    for node in root.all_nodes():
+    for node in all_nodes(root):
         node.name = scope.name_node(node.name or "")
 
 
@@ -134,11 +135,6 @@ def _hand_over(old: ir.Value, new: ir.Value, scope: NameScope) -> None:
     new.doc_string = old.doc_string or new.doc_string
     new.metadata_props.update(old.metadata_props)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
-
-
-def _graphs(root: ir.Graph) -> Iterator[ir.Graph]:
-    yield root
-    yield from root.subgraphs()
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -25,6 +25,7 @@ import onnx_ir as ir
 from onnxopt.op_traits import is_standard
 from onnxopt.pass_contract import Outcome, Pass, Refusal
 from onnxopt.rewriting import Context, drop_node
+from onnxopt.traversal import all_nodes
 
 from ._held_constants import hold_as_constant
 
@@ -40,7 +41,7 @@ class LiftConstants(Pass):
         """Lift all constants of the main graph and the bodies in it."""
         outcome = Outcome(model, False)
         context = Context(model)
-        for node in list(model.graph.all_nodes()):
+        for node in list(all_nodes(model.graph)):
             if node.op_type != "Constant" or not is_standard(node):
                 continue
             if self.max_rewrites is not None and outcome.rewritten.total() >= self.max_rewrites:

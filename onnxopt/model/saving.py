@@ -152,10 +152,19 @@ def _wants_external(model: ir.Model, choice: ExternalData, target: pathlib.Path)
 def _write_external(model: ir.Model, path: pathlib.Path, data_name: str) -> None:
     values = [value for graph in model.graphs() for value in graph.initializers.values()]
     tensors = [value.const_value for value in values]
+    strings = [
+        (value, tensor)
+        for value, tensor in zip(values, tensors, strict=True)
+        if tensor is not None and tensor.dtype == ir.DataType.STRING
+    ]
     try:
+        for value, _ in strings:  # external data cannot hold them
+            value.const_value = None
         ir.external_data.unload_from_model(
             model, path.parent, data_name, size_threshold_bytes=_EXTERNAL_THRESHOLD_BYTES
         )
+        for value, text in strings:
+            value.const_value = text
         with _attributes_in_memory(model):
             message = to_proto(model).SerializeToString()
     finally:

@@ -1,9 +1,11 @@
+import pathlib
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxopt.model import from_proto, to_proto
+from onnxopt.model import from_proto, save, to_proto
 from onnxopt.pass_manager import PassManager, parse_pipeline
 from tests.differential import apply, op_types, optimize, parse, untouched
 
@@ -66,6 +68,21 @@ def test_strings_are_lifted_as_they_are(attribute: dict[str, object]) -> None:
     texts = value if isinstance(value, list) else [value]
     assert [text.decode() for text in proto.graph.initializer[0].string_data] == texts
     assert list(proto.graph.initializer[0].dims) == shape
+
+
+def test_many_lifted_strings_can_be_saved_beside_external_data(tmp_path: pathlib.Path) -> None:
+    words = [f"word {index}" for index in range(300)]
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["c"], value_strings=words),
+        onnx.helper.make_node("Gather", ["c", "x"], ["y"]),
+    ]
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(nodes, "g", [info("x", 7, [2])], [info("y", 8, [2])])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    optimized = lifted(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8))
+    save(optimized, tmp_path / "model.onnx", "always")
+    (tensor,) = onnx.load(tmp_path / "model.onnx").graph.initializer
+    assert [text.decode() for text in tensor.string_data] == words
 
 
 def test_many_small_integers_stay_small() -> None:
