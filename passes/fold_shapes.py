@@ -42,6 +42,8 @@ __all__ = ["FoldShapes"]
 _OPSET_PART_OF_SHAPE = 15
 #: How many nodes upstream of a vector are searched for the Shape it is made from.
 _MOST_SEARCHED = 64
+#: How far downstream of a part of a Shape a Concat is searched for.
+_MOST_STEPS_TO_CONCAT = 3
 
 
 @dataclasses.dataclass
@@ -120,6 +122,9 @@ class _ReuseShape(RewriteRule[_Part]):
             return None
         if context.opset(match.shape) < _OPSET_PART_OF_SHAPE:
             return "Shape of a part needs opset 15"
+        if _leads_to_concat(match.vector):
+            # ONNX Runtime looks for Shape, Gather, Concat before a Reshape when it loads a model.
+            return "the runtime looks for this pattern"
         node = match.vector.producer()
         assert node is not None
         if not any(value is not None and _dies_with(value, node) for value in node.inputs):
@@ -154,6 +159,17 @@ def _shapes_upstream(node: ir.Node) -> list[ir.Node]:
                     following.append(producer)
         level = following
     return found
+
+
+def _leads_to_concat(vector: ir.Value) -> bool:
+    """Whether a vector goes into a Concat, with a few steps of arithmetic between at most."""
+    level = [vector]
+    for _ in range(_MOST_STEPS_TO_CONCAT):
+        readers = [reader for value in level for reader in value.consumers()[:_MOST_SEARCHED]]
+        if any(reader.op_type == "Concat" for reader in readers):
+            return True
+        level = [output for reader in readers[:_MOST_SEARCHED] for output in reader.outputs]
+    return False
 
 
 def _find(part: tuple[Expression, ...], whole: tuple[Expression, ...]) -> int | None:
