@@ -43,6 +43,8 @@ _DTYPES = frozenset(
 )
 #: A step's constant with more elements than this is data, not a scale or a shift.
 _MOST_ELEMENTS = 1 << 20
+#: Steps looked at together; what is longer has merged before, or never will.
+_LONGEST_CHAIN = 16
 #: Adding a constant this many units in the last place large is a way to round, not a shift.
 _ROUNDING_SHIFT = 0.25
 
@@ -248,9 +250,9 @@ def _rank_by_producer(value: ir.Value) -> int | None:
 
 
 def chain_ending_at(step: Step, context: Context) -> list[Step]:
-    """The longest run of steps that ends here, first step first; nothing else reads between."""
+    """The run of steps that ends here, first step first; nothing else reads between."""
     chain = [step]
-    while values.has_one_use(chain[0].source):
+    while len(chain) < _LONGEST_CHAIN and values.has_one_use(chain[0].source):
         producer = chain[0].source.producer()
         if producer is None or producer.graph is not step.node.graph:
             break
@@ -269,16 +271,22 @@ def compose(steps: Sequence[Step]) -> Affine:
     return functools.reduce(Affine.then, (step.affine for step in steps))
 
 
-def round_to(array: Array, dtype: ir.DataType) -> Array:
+def round_to(array: Array, dtype: ir.DataType, *, factors: bool = False) -> Array:
     """The numbers in an element type.
 
+    Args:
+        array: The numbers.
+        dtype: The element type.
+        factors: Whether something is multiplied by them, so that all digits count. A summand may
+            come out as small as it likes.
+
     Raises:
-        Refuse: When they overflow, or a number of a half-precision constant would lose its digits.
+        Refuse: When they overflow, or a factor would lose its digits in half precision.
     """
     with np.errstate(over="ignore"):  # an overflow is refused below
         rounded = array.astype(dtype.numpy())
     _require_finite(rounded)
-    if dtype == ir.DataType.FLOAT16:
+    if factors and dtype == ir.DataType.FLOAT16:
         _require_normal(np.abs(array))
     return rounded
 

@@ -325,7 +325,7 @@ def _normalization_after(node: ir.Node, affine: Affine) -> Edit:
         factor, shift = affine.along(1, rank, scale.size)
     new_scale = scale.astype(np.float64) * factor
     new_bias = np.broadcast_to((0.0 if before is None else before * factor) + shift, scale.shape)
-    edit = Edit(node, {1: round_to(new_scale, _dtype_of(own))})
+    edit = Edit(node, {1: round_to(new_scale, _dtype_of(own), factors=True)})
     if bias is not None or new_bias.any():
         edit.constants[2] = round_to(new_bias, _dtype_of(own))
     return edit
@@ -340,7 +340,7 @@ def _batch_norm_before(node: ir.Node, affine: Affine) -> Edit:
     scale, shift = affine.along(1, rank, gain.size)
     own, own_bias = _required(node, 1), _required(node, 2)
     moved = bias + gain / deviation * (shift + (scale - 1) * mean)
-    edit = Edit(node, {1: round_to(gain * scale, _dtype_of(own))})
+    edit = Edit(node, {1: round_to(gain * scale, _dtype_of(own), factors=True)})
     edit.constants[2] = round_to(moved, _dtype_of(own_bias))
     return edit
 

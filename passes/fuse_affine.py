@@ -160,7 +160,9 @@ class _MergeSteps(RewriteRule[_Chain]):
             match.constants = [("Add", np.broadcast_to(shift, whole))]
         else:
             match.constants = [("Mul", scale), ("Add", shift)]
-        match.constants = [(name, round_to(array, dtype)) for name, array in match.constants]
+        match.constants = [
+            (name, round_to(array, dtype, factors=name == "Mul")) for name, array in match.constants
+        ]
         before = sum(_constant_size(step.node) for step in match.steps)
         if sum(array.size for _, array in match.constants) > before:
             return "the merged constants would be larger"
@@ -175,7 +177,9 @@ class _MergeSteps(RewriteRule[_Chain]):
         scale, shift = match.affine.along(1, rank, gain.size)
         dtype = next(step.dtype for step in match.steps if step.node is norm)
         pair = {"scale": scale * deviation, "bias": shift + scale * mean}
-        return [(name, round_to(array, dtype)) for name, array in pair.items()]
+        return [
+            (name, round_to(array, dtype, factors=name == "scale")) for name, array in pair.items()
+        ]
 
     def rewrite(self, match: _Chain, rewriter: Rewriter) -> None:
         last = match.steps[-1].output
@@ -294,7 +298,7 @@ class _ReaderSearch:
             raise Refuse("the merged constants would be larger")
         if not step.keeps_shape():
             raise Refuse("the constants are not known to fit the shape")
-        number = round_to(moved if node.op_type == "Add" else -moved, step.dtype)
+        number = round_to(moved if node.op_type == "Add" else -moved, step.dtype, factors=True)
         self.edits.append(Edit(node, {1 - index: number}))
         self.visit(step.output, affine)
 

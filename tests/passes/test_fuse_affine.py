@@ -455,6 +455,16 @@ def test_half_precision_that_does_not_fit_stays(factor: float, reason: str) -> N
     untouched(model, PASS, reason)
 
 
+def test_half_precision_biases_may_be_small() -> None:
+    model = parse(
+        "g (float16[1, 3, 2] x) => (float16[1, 2, 2] y) { a = Conv(x, w, b) y = Mul(a, s) }",
+        {"w": np.ones((2, 3, 1), np.float16), "b": np.full(2, 1e-4, np.float16)}
+        | {"s": np.array([0.25], np.float16)},
+    )
+    optimized = optimize(model, PASS, feed(1, 3, 2, dtype=np.float16), rtol=4e-3, atol=4e-3)
+    assert op_types(optimized) == ["Conv"]
+
+
 def test_doubles_keep_their_precision() -> None:
     model = parse(
         "g (double[2, 3] x) => (double[2, 4] y) { a = MatMul(x, w) y = Mul(a, s) }",
