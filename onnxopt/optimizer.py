@@ -186,8 +186,10 @@ class _Run:
             self._referee = executor.submit(self._referee_maker(original, before.bytes))
             try:
                 candidate = self._find_good_candidate(original, before)
-            finally:
-                self._close()
+            except BaseException:
+                self.worker.interrupt()  # nobody waits for the original any more
+                raise
+            self._close()
             try:
                 report = self._report(before, candidate)
                 if self.target is not None and not self.settings.dry_run:

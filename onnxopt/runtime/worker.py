@@ -91,6 +91,12 @@ class Worker:
             self._errors.close()
         self._connection = self._process = self._errors = None
 
+    def interrupt(self) -> None:
+        """Kill the child from another thread; whoever waits for it gets `RuntimeCrashError`."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def open(
         self,
         model: str | os.PathLike[str] | bytes,
@@ -167,6 +173,9 @@ class Worker:
             reason = self._last_words()
             self.stop()
             raise RuntimeCrashError(f"ONNX Runtime crashed{reason}") from error
+        except BaseException:
+            self.stop()  # or its late answer would be taken for that of the next request
+            raise
         if status == "refused":
             raise RuntimeRefusalError(_plain(value))
         return value

@@ -71,7 +71,7 @@ def fails(tmp_path: pathlib.Path) -> Callable[..., str]:
 
 
 class NegateSome(RewriteRule[ir.Node]):
-    """Turns the Sigmoid or Relu nodes it may touch into Neg: right for none."""
+    """What `WrongPass` does."""
 
     name = "negate"
     anchors = ("Relu",)
@@ -81,12 +81,12 @@ class NegateSome(RewriteRule[ir.Node]):
 
     def rewrite(self, match: ir.Node, rewriter: Rewriter) -> None:
         harmless = (match.name or "").startswith("harmless")
-        operator = "Abs" if harmless else "Neg"
+        operator = "Identity" if harmless else "Neg"
         rewriter.replace(match.outputs[0], rewriter.op(operator, [match.inputs[0]]))
 
 
 class WrongPass(RewritePass):
-    """Turns Relu into Neg, which is wrong, or into Abs where the node's name says harmless."""
+    """Turns Relu into Neg, which is wrong, or into Identity where its name says harmless."""
 
     name = "negate-relu"
 

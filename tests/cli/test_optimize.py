@@ -151,7 +151,7 @@ def test_other_options_are_taken(
 def test_tolerance_of_nothing_undoes_what_rounds(tmp_path: pathlib.Path) -> None:
     model = tmp_path / "model.onnx"
     text = "g (float[8] x) => (float[8] y) { a = Mul(x, s) b = Mul(a, t) y = Add(b, x) }"
-    scales = {"s": np.float32(1.1), "t": np.float32(0.7)}
+    scales = {"s": np.array(1.1, np.float32), "t": np.array(0.7, np.float32)}
     onnx.save(parse(text, scales), model)
     arguments = ("optimize", model, tmp_path / "out.onnx", "--passes", "fuse-affine", "--json")
     loose = json.loads(run(*arguments, "--no-speed-guard").stdout)
