@@ -46,7 +46,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     """
     path = pathlib.Path(path)
     proto = _read_proto(path)
-    base = path.resolve().parent
+    base = path.parent.resolve()  # where a link to the model lies, as in ONNX Runtime
     _check_external_data(proto, path.parent)
     try:
         model = from_proto(proto)

@@ -56,7 +56,7 @@ def light_proto(model: ir.Model, limit_bytes: int = 1024) -> onnx.ModelProto:
     Initializers of the main graph larger than ``limit_bytes`` become graph inputs of the same type
     and shape, so that the message is small whatever the size of the model.
     """
-    with _without_initializers(model, limit_bytes) as removed:
+    with _without_initializers(model, limit_bytes) as removed, _initializers_in_memory(model):
         proto = ir.to_proto(model)
     known = {value.name for value in proto.graph.input}
     for value in removed:
@@ -88,12 +88,31 @@ class StagedModel:
         Raises:
             ModelError: When the files cannot be moved there.
         """
-        with _writing(self.target):
-            data = [file for file in self.path.parent.iterdir() if file != self.path]
-            for file in data:
-                os.replace(file, self.target.parent / file.name)
+        try:
+            with _writing(self.target):
+                self._move()
+        finally:
+            self.discard()
+
+    def _move(self) -> None:
+        """Move the data, then the model; if that fails, put data of the old output back."""
+        moved: list[pathlib.Path] = []
+        kept = pathlib.Path(tempfile.mkdtemp(dir=self.path.parent))
+        try:
+            for file in [each for each in self.path.parent.iterdir() if each.is_file()]:
+                if file != self.path:
+                    place = self.target.parent / file.name
+                    if place.exists():
+                        os.replace(place, kept / file.name)
+                    moved.append(place)
+                    os.replace(file, place)
             os.replace(self.path, self.target)
-        self.discard()
+        except BaseException:
+            for place in moved:
+                place.unlink(missing_ok=True)
+            for old in kept.iterdir():
+                os.replace(old, self.target.parent / old.name)
+            raise
 
     def discard(self) -> None:
         """Remove what was staged."""
@@ -183,6 +202,7 @@ def _write_single_file(model: ir.Model, path: pathlib.Path) -> None:
     """
     with (
         _without_initializers(model, _STREAM_THRESHOLD_BYTES) as streamed,
+        _initializers_in_memory(model),
         _attributes_in_memory(model),
     ):
         proto = to_proto(model)
@@ -200,7 +220,12 @@ def _write_single_file(model: ir.Model, path: pathlib.Path) -> None:
         for head, value, size in zip(heads, streamed, sizes, strict=True):
             file.write(_TAG_GRAPH_INITIALIZER + _varint(size) + head)
             assert value.const_value is not None
-            file.write(value.const_value.tobytes())
+            content = value.const_value.tobytes()
+            if len(content) != _nbytes(value):
+                raise ModelError(
+                    f"tensor '{value.name}' needs {_nbytes(value)} bytes and has {len(content)}"
+                )
+            file.write(content)
         _to_disk(file)
 
 
@@ -285,6 +310,23 @@ def _without_initializers(model: ir.Model, limit_bytes: int) -> Iterator[list[ir
 
 
 @contextlib.contextmanager
+def _initializers_in_memory(model: ir.Model) -> Iterator[None]:
+    """Write initializers into the model file, where they came from external data."""
+    changed: list[tuple[ir.Value, ir.ExternalTensor]] = []
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                changed.append((value, tensor))
+                value.const_value = _in_memory(tensor)
+    try:
+        yield
+    finally:
+        for value, external in changed:
+            value.const_value = external
+
+
+@contextlib.contextmanager
 def _attributes_in_memory(model: ir.Model) -> Iterator[None]:
     """Write tensors of attributes into the model file, where they came from external data."""
     changed: list[tuple[ir.Node, ir.Attr]] = []
@@ -296,13 +338,20 @@ def _attributes_in_memory(model: ir.Model) -> Iterator[None]:
                 tensor = attribute.as_tensor()
                 if isinstance(tensor, ir.ExternalTensor):
                     changed.append((node, attribute))
-                    loaded = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
-                    node.attributes[name] = ir.AttrTensor(name, loaded)
+                    node.attributes[name] = ir.AttrTensor(name, _in_memory(tensor))
     try:
         yield
     finally:
         for node, attribute in changed:
             node.attributes[attribute.name] = attribute
+
+
+def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    loaded = ir.Tensor(
+        tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string
+    )
+    loaded.metadata_props.update(tensor.metadata_props)
+    return loaded
 
 
 def _nbytes(value: ir.Value) -> int:
