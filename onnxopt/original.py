@@ -1,0 +1,191 @@
+"""The original model, and what candidates are held against.
+
+It runs in a child process while the passes work on the loaded graph: loading a large graph takes
+ONNX Runtime as long as the passes take.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import pathlib
+from collections.abc import Callable
+
+import onnx
+import onnx_ir as ir
+
+from onnxopt.candidate import Candidate
+from onnxopt.data import FeedRequest, FeedSource
+from onnxopt.errors import ModelError, RuntimeCrashError, RuntimeRefusalError
+from onnxopt.instruments.counts import count_nodes, count_ops
+from onnxopt.instruments.guard import SpeedGuard, size_objection
+from onnxopt.instruments.verify import Objection, Referee
+from onnxopt.model import Interface, bytes_on_disk, light_proto, load
+from onnxopt.report.run import ModelFacts
+from onnxopt.runtime.worker import Worker, shared_worker
+from onnxopt.settings import Settings
+from onnxopt.traversal import all_nodes, root_graphs
+
+__all__ = ["Original"]
+
+#: So many samples are compared.
+_MOST_FEEDS = 8
+#: Models up to this size are raced with both in memory.
+_RACE_LIMIT_BYTES = 512 * 2**20
+#: Domains whose operators ONNX Runtime's CPU build has kernels for.
+_RUNTIME_DOMAINS = frozenset(
+    ["", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"]
+)
+
+
+class Original:
+    """The model as it came in.
+
+    Args:
+        path: Where it is.
+        settings: How to run it.
+
+    Attributes:
+        interface: Its interface.
+        facts: Its size and nodes.
+        notes: Sentences for the user.
+
+    Raises:
+        OnnxoptError: When it cannot be loaded, or the settings do not fit it.
+    """
+
+    def __init__(self, path: pathlib.Path, settings: Settings) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        self._settings = settings
+        self._worker: Worker = shared_worker("trials")
+        self._fresh: ir.Model | None = load(path)
+        model = self._fresh
+        self.interface = Interface.of(model)
+        self.facts = ModelFacts(bytes_on_disk(path), count_nodes(model), dict(count_ops(model)))
+        self._together = self.facts.bytes <= _RACE_LIMIT_BYTES
+        self._executor = concurrent.futures.ThreadPoolExecutor(1)
+        self._referee = self._executor.submit(self._referee_maker(model))
+
+    def model(self) -> ir.Model:
+        """The model, freshly loaded, to be changed by whoever asked for it."""
+        model, self._fresh = self._fresh, None
+        return model if model is not None else load(self.path)
+
+    @property
+    def referee(self) -> Referee | None:
+        """Knows what the original does, once that has run; None when outputs are not compared.
+
+        Raises:
+            OnnxoptError: When the runtime refuses the original, or no inputs for it are found.
+        """
+        return self._referee.result()
+
+    def judge(self, candidate: Candidate) -> Objection | None:
+        """Hold a candidate against the original and write down what was seen.
+
+        Returns:
+            Why the candidate must not stand in for the original, or None.
+        """
+        if not candidate.changed:
+            return None
+        objection = size_objection(self.facts.bytes, candidate.facts.bytes)
+        referee = self.referee
+        if objection is not None or referee is None:
+            return objection
+        objection, trial, candidate.differences = referee.judge(candidate.staged.path)
+        candidate.trial = trial
+        if trial is None:
+            return objection
+        lost_fusion = objection is not None and objection.kind == "fusions"
+        if self._settings.guard_speed and (objection is None or lost_fusion):
+            slower = self._time(candidate, referee)
+            if lost_fusion and candidate.speed is not None and candidate.speed.is_faster:
+                assert objection is not None
+                self._note(f"{objection.message}, and yet the result is faster.")
+                objection = None
+            objection = objection or slower
+        referee.let_go(trial)
+        return objection
+
+    def close(self) -> None:
+        """Let go of the original's session, if it got that far."""
+        self._executor.shutdown()
+        if self._referee.exception() is None:
+            referee = self._referee.result()
+            if referee is not None:
+                referee.close()
+
+    def abandon(self) -> None:
+        """Stop whatever runs, without waiting for it."""
+        self._worker.stop()
+
+    def _time(self, candidate: Candidate, referee: Referee) -> Objection | None:
+        assert candidate.trial is not None
+        guard = SpeedGuard(
+            self._worker,
+            referee.reference,
+            referee.feeds[-1] if self._together else referee.feeds[0],
+            threads=self._settings.threads,
+            seconds=self._settings.seconds,
+            together=self._together,
+        )
+        objection, candidate.speed = guard.judge(candidate.trial)
+        candidate.samples = guard.samples
+        return objection
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def _referee_maker(self, model: ir.Model) -> Callable[[], Referee | None]:
+        """What is to run beside the passes, having looked at the model before they change it."""
+        settings = self._settings
+        if settings.verify == "off":
+            self._note("Outputs were not compared, since verification is off.")
+            return lambda: None
+        unknown = _custom_operators(model)
+        if unknown:
+            _check_structure(model, self.path)
+            names = ", ".join(unknown)
+            self._note(f"Outputs were not compared: ONNX Runtime has no operator {names}.")
+            return lambda: None
+        data = None if settings.data is None else pathlib.Path(settings.data)
+        source = FeedSource(model, data, FeedRequest(settings.values, settings.shapes))
+
+        def make() -> Referee:
+            try:
+                return Referee(
+                    self._worker,
+                    self.path,
+                    lambda try_run: source.feeds(try_run, _MOST_FEEDS),
+                    threads=settings.threads,
+                    tolerance=settings.tolerance,
+                    seconds=0.0 if self._together else settings.seconds / 2,
+                    keep_open=self._together,
+                )
+            except RuntimeRefusalError as error:
+                raise ModelError(f"ONNX Runtime refuses {self.path}: {error}") from error
+            except RuntimeCrashError as error:
+                raise ModelError(f"{self.path} cannot be run: {error}") from error
+
+        return make
+
+
+def _custom_operators(model: ir.Model) -> list[str]:
+    """Operators that need a library of their own to run, as ``domain.operator``."""
+    local = {(identifier[0], identifier[1]) for identifier in model.functions}
+    found = {
+        f"{node.domain}.{node.op_type}"
+        for graph in root_graphs(model)
+        for node in all_nodes(graph)
+        if node.domain not in _RUNTIME_DOMAINS and (node.domain, node.op_type) not in local
+    }
+    return sorted(found)
+
+
+def _check_structure(model: ir.Model, source: pathlib.Path) -> None:
+    """Check what can be checked without running: names, order, types of attributes."""
+    try:
+        onnx.checker.check_model(light_proto(model))
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{source} is not a valid model: {str(error).splitlines()[0]}") from error

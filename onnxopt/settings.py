@@ -1,0 +1,52 @@
+"""How to optimize: everything a caller can choose, with defaults that are safe."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from onnxopt.model import ExternalData
+from onnxopt.runtime.compare import Tolerance
+
+__all__ = ["Settings"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to optimize.
+
+    Attributes:
+        passes: Pipeline text, or the name of a pipeline.
+        skip: Passes to leave out of it.
+        verify: Compare outputs at the end, after each pass that changed something, or never.
+        guard_speed: Time the result against the original and undo what makes it slower.
+        data: Folder of ``.npz`` feeds or one ``.npz`` of stacked samples; made up when None.
+        values: Whole inputs by name, where inputs are made up.
+        shapes: Input shapes by name, where inputs are made up.
+        threads: Threads for one operator when models run.
+        seconds: Time for one comparison of speed.
+        tolerance: How far outputs may be apart.
+        external_data: Weights beside the model: as the input had it, always, or never.
+        in_place: Allow the output to replace the input.
+        dry_run: Do everything but write the output.
+        reproducer: Folder for reproducers of failing passes; beside the output when None.
+    """
+
+    passes: str = "exact"
+    skip: tuple[str, ...] = ()
+    verify: Literal["end", "each", "off"] = "end"
+    guard_speed: bool = True
+    data: str | os.PathLike[str] | None = None
+    values: Mapping[str, np.ndarray[Any, Any]] = dataclasses.field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    threads: int = 1
+    seconds: float = 1.0
+    tolerance: Tolerance = dataclasses.field(default_factory=Tolerance)
+    external_data: ExternalData = "auto"
+    in_place: bool = False
+    dry_run: bool = False
+    reproducer: str | os.PathLike[str] | None = None
