@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Iterator
 
@@ -63,7 +64,7 @@ class Tensor:
     readers: list[tuple[ir.Node, int, ir.Value]] = dataclasses.field(default_factory=list)
     outputs: list[ir.Value] = dataclasses.field(default_factory=list)
 
-    @property
+    @functools.cached_property
     def weight(self) -> int:
         """What a Transpose of it costs, in elements."""
         sizes = dims(self.origin) or ()
