@@ -65,8 +65,6 @@ class _StepAsNormalization(RewriteRule[_Stuck]):
             return "BatchNormalization has other attributes in this opset"
         if known is None or not isinstance(known[1], int):
             return "the number of channels is unknown"
-        if not all(step.keeps_shape() for step in match.chain):
-            return "the constants are not known to fit the shape"
         vectors = compose(match.chain).along(1, 4, known[1])
         match.scale, match.shift = (round_to(each, ir.DataType.FLOAT) for each in vectors)
         return None

@@ -57,6 +57,7 @@ def test_doubles() -> None:
         ("float[4] x", {"w": (4, 5), "b": (5,)}, "two matrices"),
         ("float[3, 4] x", {"w": (2, 4, 5), "b": (5,)}, "two matrices"),
         ("float[3, 4] x", {"w": (4, 5), "b": (2, 1, 5)}, "two matrices"),
+        ("float[4] x", {"w": (2, 4, 5), "b": (5,)}, "two matrices"),
         ("float[3, 4] x", {"w": (4, 1), "b": (5,)}, "shape of the product"),
         ("float[1, 4] x", {"w": (4, 5), "b": (3, 5)}, "shape of the product"),
         ("float[n, 4] x", {"w": (4, 5), "b": (3, 5)}, "shape of the product"),

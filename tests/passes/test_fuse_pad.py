@@ -227,7 +227,37 @@ def test_positions_of_the_maxima_keep_the_padding() -> None:
     untouched(model, PASS, "positions of the maxima")
 
 
+def test_integers_before_max_pool_stay() -> None:
+    model = parse(
+        """g (uint8[1, 3, 6, 6] x) => (uint8[1, 3, p, q] y) {
+            a = Pad(x, pads) y = MaxPool <kernel_shape = [3, 3]> (a)
+        }""",
+        {"pads": ints(0, 0, 1, 1, 0, 0, 1, 1)},
+    )
+    untouched(model, PASS, "element type")
+
+
+def test_conv_of_unknown_rank_stays() -> None:
+    model = parse(
+        """g (float x, float w) => (float y) { a = Pad(x, pads) y = Conv(a, w) }""",
+        {"pads": ints(0, 0, 1, 1, 0, 0, 1, 1)},
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    untouched(model, PASS, "rank is unknown")
+
+
 # Pad after Pad
+
+
+def test_axes_of_unknown_rank_do_not_merge() -> None:
+    model = parse(
+        """g (float x) => (float y) { a = Pad(x, pads, , axes) y = Pad(a, pads, , axes) }""",
+        {"pads": ints(1, 1), "axes": ints(-1)},
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    untouched(model, PASS, "rank is unknown")
 
 
 @pytest.mark.parametrize("second", ["Pad(a, q, one)", "Pad(a, r, one, axes)"])
