@@ -48,7 +48,7 @@ def reshape_target(
         others = [element for axis, element in enumerate(elements) if axis != stated[0]]
         nonzero |= nonzero_factors(others)
         rest = _left_over(source, others)
-        if rest is not None:
+        if rest is not None and rest.terms:  # a 0 would be a request to copy
             elements[stated[0]] = rest
     numbers: list[int] = []
     for axis, element in enumerate(elements):

@@ -16,6 +16,7 @@ from onnxopt.analysis import symbolic_arithmetic as arithmetic
 from onnxopt.analysis.attributes import int_attribute, ints_attribute
 from onnxopt.analysis.expressions import ONE, ZERO, Expression, number, product
 from onnxopt.analysis.symbolic_values import (
+    FAR,
     INTEGER_TYPES,
     MOST_ELEMENTS,
     Integers,
@@ -120,6 +121,8 @@ def _slice(node: ir.Node, _: int, ask: Questions) -> Integers | None:
         return None
     step = 1 if steps is None else steps[0]
     if (axes is not None and axes[0] not in (0, -1)) or step == 0:
+        return None
+    if step < 0 and ends[0] >= FAR:  # empty by ONNX's text, everything in ONNX Runtime
         return None
     return Integers.vector(data.elements[slice(starts[0], ends[0], step)], data.dtype)
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxopt.analysis.attributes import int_attribute, ints_attribute
 from onnxopt.analysis.expressions import ONE, ZERO, Expression, number, product
-from onnxopt.analysis.symbolic_values import Questions, Shape
+from onnxopt.analysis.symbolic_values import FAR, Questions, Shape
 from onnxopt.analysis.values import constant_array
 from onnxopt.op_traits import Trait, has_trait
 from onnxopt.rewriting import Refuse
@@ -24,9 +24,6 @@ __all__ = ["broadcast", "reshaped", "shape_rule"]
 #: Dimensions as far as they are known.
 Dims = Sequence[Expression | None]
 ShapeRule = Callable[[ir.Node, int, Questions], Dims | None]
-
-#: Ends of slices from here on mean "to the end".
-_FAR = 2**31 - 1
 
 
 def shape_rule(node: ir.Node) -> ShapeRule | None:
@@ -296,6 +293,8 @@ def _slice(node: ir.Node, _: int, ask: Questions) -> Dims | None:
 def _sliced(dim: Expression, start: Expression, end: Expression, step: int) -> Expression | None:
     """The length of what a slice along one axis leaves."""
     size, first, last = dim.constant, start.constant, end.constant
+    if step < 0 and (last is None or last >= FAR):  # runtimes do not agree on what that means
+        return None
     if size is not None and first is not None and last is not None and step != 0:
         return number(len(range(*slice(first, last, step).indices(size))))
     if step != 1:
@@ -312,7 +311,7 @@ def _position(dim: Expression, bound: Expression) -> Expression | None:
     if value is not None and value < 0:
         bound = dim + bound
         return bound if bound.at_least(ZERO) else None
-    if (value is not None and value >= _FAR) or bound.at_least(dim):
+    if (value is not None and value >= FAR) or bound.at_least(dim):
         return dim
     return bound if bound.at_least(ZERO) and dim.at_least(bound) else None
 

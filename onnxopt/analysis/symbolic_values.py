@@ -10,11 +10,13 @@ import onnx_ir as ir
 
 from onnxopt.analysis.expressions import Expression
 
-__all__ = ["INTEGER_TYPES", "MOST_ELEMENTS", "Integers", "Questions", "Shape"]
+__all__ = ["FAR", "INTEGER_TYPES", "MOST_ELEMENTS", "Integers", "Questions", "Shape"]
 
 #: The shape of a value.
 Shape = tuple[Expression, ...]
 
+#: Ends of slices from here on mean "to the end".
+FAR = 2**31 - 1
 #: Longer vectors are no shapes.
 MOST_ELEMENTS = 64
 #: The element types whose contents are followed; booleans count as 0 and 1.
