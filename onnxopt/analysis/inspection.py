@@ -13,6 +13,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx.inliner
+import onnx.shape_inference
 import onnx_ir as ir
 
 from onnxopt.analysis.expressions import Expression, number
@@ -373,7 +375,7 @@ def _with_shapes(
         if proto.functions:
             proto = onnx.inliner.inline_local_functions(proto)
         proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except Exception as error:  # the library has no error type of its own for all its checks
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
         notes.append(f"Shapes could not be inferred: {str(error).strip().splitlines()[0]}")
     return from_proto(proto)
 

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, Listener
 from typing import IO, Any
@@ -27,6 +28,8 @@ __all__ = ["Worker", "shared_worker"]
 
 #: A child that has not called back after this time will not.
 _START_SECONDS = 60.0
+#: How often to look whether it is still alive meanwhile.
+_LOOK_SECONDS = 0.1
 #: A request that takes longer is a hang. Loading a few GiB takes well under a minute.
 _REQUEST_SECONDS = 900.0
 
@@ -184,17 +187,22 @@ class Worker:
         """Wait for the child to call, but not for ever, and not for a dead one."""
         assert self._process is not None
         socket = listener._listener._socket  # type: ignore[attr-defined]  # no public time-out
-        socket.settimeout(_START_SECONDS)
-        try:
-            connection = listener.accept()
-        except OSError as error:
-            reason = self._last_words()
-            self.stop()
-            raise RuntimeCrashError(
-                f"the process for ONNX Runtime did not start{reason}"
-            ) from error
-        assert isinstance(connection, Connection)
-        return connection
+        socket.settimeout(_LOOK_SECONDS)
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                connection = listener.accept()
+            except (EOFError, OSError) as error:
+                if self._process.poll() is None and time.monotonic() < deadline:
+                    continue
+                self._process.kill()
+                reason = self._last_words()
+                self.stop()
+                raise RuntimeCrashError(
+                    f"the process for ONNX Runtime did not start{reason}"
+                ) from error
+            assert isinstance(connection, Connection)
+            return connection
 
     def _last_words(self) -> str:
         """How the child died, and the last line it wrote."""
