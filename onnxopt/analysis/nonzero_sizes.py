@@ -66,12 +66,14 @@ def _divisors(node: ir.Node, facts: SymbolicFacts) -> list[Expression]:
     if target is None or [each.constant for each in target.elements].count(-1) != 1:
         return []
     source = facts.shape(node.inputs[0]) or ()
-    copies = int_attribute(node, "allowzero", 0) == 0
-    sizes = [
-        source[axis] if each.constant == 0 and copies and axis < len(source) else each
-        for axis, each in enumerate(target.elements)
+    if int_attribute(node, "allowzero", 0) == 1:
+        return list(target.elements)
+    # Anything else that is 0 when the model runs copies a size that is not.
+    return [
+        size
+        for element, size in zip(target.elements, source, strict=False)
+        if element.constant == 0 or element == size
     ]
-    return [size for size in sizes if size.constant is None]
 
 
 def _indexed(node: ir.Node, facts: SymbolicFacts) -> list[Expression]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxopt.analysis.expressions import Atom, Expression, product
+from onnxopt.analysis.expressions import ZERO, Atom, Expression, product
 from onnxopt.analysis.nonzero_sizes import nonzero_factors
 from onnxopt.analysis.symbolic_values import Shape
 from onnxopt.rewriting import Refuse
@@ -44,10 +44,9 @@ def reshape_target(
     stated = [axis for axis, element in enumerate(elements) if element.constant == -1]
     if len(stated) > 1:
         raise Refuse("the target has two dimensions to be inferred")
-    if stated:
-        others = [element for axis, element in enumerate(elements) if axis != stated[0]]
+    if stated and (others := _divisor(source, elements, stated[0], allowzero)) is not None:
         nonzero |= nonzero_factors(others)
-        rest = _left_over(source, others)
+        rest = None if source is None else product(source).quotient(product(others))
         if rest is not None and rest.terms:  # a 0 would be a request to copy
             elements[stated[0]] = rest
     numbers: list[int] = []
@@ -70,14 +69,23 @@ def reshape_target(
     return tuple(numbers)
 
 
-def _left_over(source: Shape | None, others: Sequence[Expression]) -> Expression | None:
-    """What a -1 beside these dimensions stands for, where that can be told."""
+def _divisor(
+    source: Shape | None, elements: Sequence[Expression], inferred: int, allowzero: bool
+) -> list[Expression] | None:
+    """The sizes beside a -1, of which none is 0 in a run that succeeds; None if one is not known.
+
+    An element that may be 0 and is not the size of the input in its place is not known: it would
+    copy another size then.
+    """
     sizes: list[Expression] = []
-    for element in others:
-        if element.lower_bound() is None or element.constant == 0:
+    for axis, element in enumerate(elements):
+        if axis == inferred:
+            continue
+        copied = source is not None and axis < len(source) and source[axis] == element
+        if not (allowzero or copied or element.is_nonzero()) or not element.at_least(ZERO):
             return None
         sizes.append(element)
-    return None if source is None else product(source).quotient(product(sizes))
+    return sizes
 
 
 def _may_infer(

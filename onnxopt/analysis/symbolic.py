@@ -95,7 +95,9 @@ class SymbolicFacts:
         Elements that nothing is known of are atoms of their own. None for everything else, and
         where the number of elements is not known.
         """
-        found = self._answer(("integers", value)) if value is not None else None
+        if value is None or (value.dtype is not None and value.dtype not in INTEGER_TYPES):
+            return None
+        found = self._answer(("integers", value))
         return found if isinstance(found, Integers) else None
 
     def shape(self, value: ir.Value | None) -> Shape | None:

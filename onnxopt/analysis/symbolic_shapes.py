@@ -93,17 +93,16 @@ def reshaped(source: Shape | None, target: Sequence[Expression], allowzero: bool
     """The shape that Reshape gives.
 
     Without ``allowzero``, an element of the target that is 0 when the model runs stands for the
-    size of the input there. If the other elements are not 0 then, that size is 0 too, as the number
-    of elements is kept, so the result is what the element says. This is claimed unless another
-    element depends on the same size; that two different sizes are 0 at once is left out of account.
+    size of the input there. If no dimension is inferred and the other elements are not 0 then, that
+    size is 0 too, as the number of elements is kept, so the result is what the element says. This
+    is claimed unless another element depends on the same size; that two different sizes are 0 at
+    once is left out of account.
     """
     dims: list[Expression | None] = []
-    inferred: int | None = None
+    inferred = [axis for axis, element in enumerate(target) if element.constant == -1]
     for axis, element in enumerate(target):
         copied = source[axis] if source is not None and axis < len(source) else None
         others = (*target[:axis], *target[axis + 1 :])
-        if element.constant == -1:
-            inferred = axis
         if element == ZERO and not allowzero:
             dims.append(copied)
         elif not element.at_least(ZERO):
@@ -112,11 +111,11 @@ def reshaped(source: Shape | None, target: Sequence[Expression], allowzero: bool
             dims.append(element)
         else:
             alone = all(element.atoms.isdisjoint(other.atoms) for other in others)
-            dims.append(element if alone else None)
-    if inferred is not None and source is not None:
-        known = [dim for axis, dim in enumerate(dims) if axis != inferred and dim is not None]
+            dims.append(element if alone and not inferred else None)
+    if len(inferred) == 1 and source is not None:
+        known = [dim for axis, dim in enumerate(dims) if axis != inferred[0] and dim is not None]
         if len(known) == len(dims) - 1:
-            dims[inferred] = product(source).quotient(product(known))
+            dims[inferred[0]] = product(source).quotient(product(known))
     return dims
 
 

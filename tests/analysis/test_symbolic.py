@@ -17,6 +17,7 @@ from onnxopt.analysis.symbolic import SymbolicFacts
 from onnxopt.model import from_proto
 from tests.differential import parse
 
+F = number(4)
 N, M = (symbol(Atom("dim", name)) for name in "nm")
 
 
@@ -125,6 +126,11 @@ SHAPES = [
     ("s = Size(x) y = Range(i1, s, i1)", [None]),
     ("y = Reshape(x, flat)", [N, M * number(2), number(2)]),
     ("s = Shape(x) y = Reshape(x, s)", [N, M, number(4)]),
+    (
+        "s = Shape(x) a = Gather(s, zero) t = Concat<axis = 0>(a, last) y = Reshape(x, t)",
+        [N, M * F],
+    ),
+    ("s = Shape(x) a = Gather(s, one) t = Concat<axis = 0>(a, last) y = Reshape(x, t)", [None] * 2),
     ("a = Cast<to = 7>(x) y = OneHot<axis = 0>(a, i2, off_on)", [number(2), N, M, number(4)]),
     ("y = Slice(x, zero, one, one)", [N, None, number(4)]),
 ]
