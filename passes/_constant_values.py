@@ -32,6 +32,7 @@ _LARGEST_BYTES = 1 << 30
 _SHOWN_BYTES = 1 << 10
 #: Most sessions in a row that learn small values. Each opens the way for more shapes.
 _MOST_WAVES = 16
+_UNKNOWN_SIZE = "the size of the result is not known before it is computed"
 #: Operators whose output shape depends on numbers, but is no larger than their inputs are.
 _BOUNDED = frozenset(("NonZero", "Compress", "Unique", "NonMaxSuppression"))
 #: Operators whose results are no tensors of numbers, or not the same in every runtime.
@@ -69,6 +70,11 @@ class ConstantValues:
         self._runtime = RuntimeEvaluator(self.known, self._facts, self._opset, model.ir_version)
         self.nodes = self._candidates(model)
         self._learn()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a node was left alone only because the size of its result is not known yet."""
+        return _UNKNOWN_SIZE in self.refused.values()
 
     def nbytes(self, value: ir.Value) -> int | None:
         """Size of a constant value in bytes, or None when it is not known."""
@@ -147,7 +153,7 @@ class ConstantValues:
     def _uncomputable(self, node: ir.Node) -> str | None:
         sizes = [self.nbytes(value) for value in (*inputs_of([node]), *outputs_of([node]))]
         if None in sizes:
-            return "the size of the result is not known before it is computed"
+            return _UNKNOWN_SIZE
         if any(size is not None and size > _LARGEST_BYTES for size in sizes):
             return "it is too large to be computed"
         return None

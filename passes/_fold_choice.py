@@ -4,7 +4,7 @@ Each value that a node outside the constant part reads must be there: either it 
 initializer, or its node stays and what that node reads must be there. Writing costs the value's
 bytes, keeping a node costs the node's bytes, and keeping an initializer costs its bytes too, unless
 others read it anyway. The cheapest choice is a minimum cut between what is read and what would have
-to stay.
+to stay. Only values that are small and read from outside are written whatever it costs.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _INITIALIZER_BYTES = 16
 _CONSTANT_NODE_BYTES = 48
 
 
-def choose_values(constants: ConstantValues, allowance_bytes: int) -> list[ir.Value]:
+def choose_values(constants: ConstantValues, small_bytes: int) -> list[ir.Value]:
     """The values to write, in topological order.
 
     Args:
         constants: The constant part of a model.
-        allowance_bytes: How much larger the file may get for each value that is written.
+        small_bytes: Values up to this size are written even where that makes the file larger.
     """
-    return _Choice(constants, allowance_bytes).values()
+    return _Choice(constants, small_bytes).values()
 
 
 class _Choice:
-    def __init__(self, constants: ConstantValues, allowance_bytes: int) -> None:
+    def __init__(self, constants: ConstantValues, small_bytes: int) -> None:
         self._constants = constants
-        self._allowance_bytes = allowance_bytes
+        self._small_bytes = small_bytes
         self._nodes = dict.fromkeys(constants.nodes)
         self._network = Network()
         self._computed: dict[ir.Node, int] = {}
@@ -48,7 +48,9 @@ class _Choice:
 
     def values(self) -> list[ir.Value]:
         needed = [value for value in outputs_of(self._nodes) if self._is_read_outside(value)]
-        self._build(needed)
+        small = [value for value in needed if self._is_small(value)]
+        self._needed = {value: self._network.add_node() for value in small}
+        self._build([value for value in needed if value not in self._needed])
         kept = self._network.source_side()
         stays = {node for node, vertex in self._computed.items() if vertex in kept}
         read = {*needed, *inputs_of(stays)}
@@ -83,25 +85,25 @@ class _Choice:
         node = value.producer()
         if node is None or node not in self._nodes:
             if not self._is_read_outside(value):
-                self._network.add_edge(
-                    vertex, self._network.sink, self._constants.known[value].nbytes
-                )
+                self._network.add_edge(vertex, self._network.sink, self._cost(value))
             return vertex
-        cost = self._cost(value)
-        if cost > 0:
-            if node not in self._computed:
-                self._computed[node] = self._network.add_node()
-                stack.append(node)
-            self._network.add_edge(vertex, self._computed[node], cost)
+        if node not in self._computed:
+            self._computed[node] = self._network.add_node()
+            stack.append(node)
+        self._network.add_edge(vertex, self._computed[node], self._cost(value))
         return vertex
 
+    def _is_small(self, value: ir.Value) -> bool:
+        size = self._constants.nbytes(value)
+        return size is not None and size <= self._small_bytes
+
     def _cost(self, value: ir.Value) -> int:
-        """What writing a value costs beyond the allowance."""
+        """Bytes of a value that is written into the file."""
         size = self._constants.nbytes(value)
         if size is None:
             return _UNCUTTABLE
         around = _CONSTANT_NODE_BYTES if value.is_graph_output() else _INITIALIZER_BYTES
-        return max(0, size + around + len(value.name or "") - self._allowance_bytes)
+        return size + around + len(value.name or "")
 
 
 def _node_bytes(node: ir.Node) -> int:

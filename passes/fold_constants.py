@@ -6,11 +6,11 @@ runtime has no kernel for, by ONNX's reference implementation. Thousands of node
 session.
 
 Exact: the numbers are those that the runtime would compute when it runs the model. The file does
-not grow: a value is written only where it takes no more bytes than what becomes superfluous by it
-(nodes, and initializers that nothing else reads), plus ``max-bytes``. The choice is the cheapest
-there is, so where a result is too large, what lies before it is folded. A transposed weight
-replaces the weight; a weight widened from float16 to float32, or 16 MB made by Expand, stays
-computed.
+not grow: values are written only where they take no more bytes than what becomes superfluous by
+them (nodes, and initializers that nothing else reads). The choice is the cheapest there is, so
+where a result is too large, what lies before it is folded. A transposed weight replaces the weight;
+a weight widened from float16 to float32, or 16 MB made by Expand, stays computed. Results of up to
+``max-bytes`` are always written, since shapes and other passes depend on them.
 
 Left alone: quantization (its grid is information), random operators and Dropout that may train,
 control flow itself (nodes inside bodies are folded), strings, sequences and optional values, other
@@ -41,7 +41,7 @@ class _Options:
     """Options of `FoldConstants`.
 
     Attributes:
-        max_bytes: How much larger the file may get for each value that is written.
+        max_bytes: Results up to this size are written even where the file gets larger by them.
     """
 
     max_bytes: int = 1024
@@ -60,27 +60,38 @@ class FoldConstants(Pass):
     def run(self, model: ir.Model) -> Outcome:
         """Fold in the main graph and in all bodies of control flow in it."""
         outcome = Outcome(model, False)
-        constants = ConstantValues(model)
-        outcome.matched[self.name] = len(constants.nodes)
+        while True:
+            constants = ConstantValues(model)
+            written = self._fold(model, constants, outcome)
+            waiting = _kept(constants)
+            # What was written may tell the size of something that was not known before.
+            if not written or not (waiting or constants.is_waiting):
+                break
+        outcome.refusals = [
+            Refusal(self.name, reason, node.name or node.op_type)
+            for node, reason in (*constants.refused.items(), *waiting)
+        ]
+        outcome.modified = bool(outcome.rewritten)
+        return outcome
+
+    def _fold(self, model: ir.Model, constants: ConstantValues, outcome: Outcome) -> bool:
+        """Write what is worth it; say whether that was anything."""
+        outcome.matched[self.name] += len(constants.nodes)
         values = choose_values(constants, self.options.max_bytes)
         while not constants.compute(values):
             values = choose_values(constants, self.options.max_bytes)
         if self.max_rewrites is not None:
-            values = values[: self.max_rewrites]
-        if values:
-            context = Context(model)
-            for value in values:
-                node = value.producer()
-                assert node is not None
-                outcome.rewritten[constants.ways[node]] += 1
-                hold_as_constant(value, constants.known[value], context)
-            _drop_dead(constants.nodes)
-        outcome.refusals = [
-            Refusal(self.name, reason, node.name or node.op_type)
-            for node, reason in (*constants.refused.items(), *_kept(constants))
-        ]
-        outcome.modified = bool(values)
-        return outcome
+            values = values[: self.max_rewrites - outcome.rewritten.total()]
+        if not values:
+            return False
+        context = Context(model)
+        for value in values:
+            node = value.producer()
+            assert node is not None
+            outcome.rewritten[constants.ways[node]] += 1
+            hold_as_constant(value, constants.known[value], context)
+        _drop_dead(constants.nodes)
+        return True
 
 
 def _drop_dead(nodes: list[ir.Node]) -> None:

@@ -143,6 +143,36 @@ def test_slices_that_use_up_a_weight_are_folded_together() -> None:
     assert_not_larger(model, optimized)
 
 
+def test_reordered_gates_are_folded_in_one_run() -> None:
+    """Small parts of a weight must not be written where the whole can be."""
+    model = parse(
+        """g (float[n, 64] x) => (float[n, 48] y)
+        <int64[1] a = {0}, int64[1] b = {4}, int64[1] c = {48}, int64[1] axis = {1}> {
+            i = Slice(w, a, b, axis) o = Slice(w, b, c, axis) r = Concat<axis = 1>(o, i)
+            u = Unsqueeze(r, a) v = Squeeze(u, a) y = MatMul(x, v)
+        }""",
+        {"w": WEIGHT},
+    )
+    optimized, _ = one_run(model)
+    assert op_types(optimized) == ["MatMul"]
+    assert_not_larger(model, optimized)
+    optimize(model, PASS, ROWS)
+
+
+def test_what_a_large_value_tells_opens_the_way_for_others() -> None:
+    """The size of `r` is known only when `s`, which is made of something large, is written."""
+    model = parse(
+        """g (float[n] x) => (float[n] y) <float zero = {0}, float one = {1}> {
+            e = Abs(w) s = ReduceMax<keepdims = 0>(e) r = Range(zero, s, one)
+            m = ReduceMax<keepdims = 0>(r) y = Mul(x, m)
+        }""",
+        {"w": np.linspace(0, 5.5, 100_000, dtype=np.float32)},
+    )
+    optimized, _ = one_run(model)
+    assert op_types(optimized) == ["Mul"]
+    optimize(model, PASS, {"x": np.ones(3, np.float32)})
+
+
 def test_weight_normalization_is_folded() -> None:
     model = parse(
         """g (float[n, 64] x) => (float[n, 48] y) <float gain = {3}> {
@@ -736,10 +766,13 @@ def constant_graphs(draw: st.DrawFn) -> onnx.ModelProto:
 @given(constant_graphs())
 @settings(max_examples=40, deadline=None)
 def test_the_file_never_grows(model: onnx.ModelProto) -> None:
-    """Whatever is shared or read twice: with no allowance, no byte is added."""
+    """Whatever is shared or read twice: no byte is added, and one run does it all."""
     feed = {"y0": np.ones((8, 8), np.float32)}
-    optimized = optimize(model, "fold-constants{max-bytes=0}", feed)
+    pipeline = "fold-constants{max-bytes=0}"
+    optimized = optimize(model, pipeline, feed)
     assert_not_larger(model, optimized)
+    optimized, _ = one_run(model, pipeline)
+    untouched(to_proto(optimized), pipeline)
 
 
 # Helpers
