@@ -81,8 +81,9 @@ def assert_holds(
             if expression.atoms <= set(values):
                 assert expression.evaluate(values) == size, (body, n, m)
                 held += 1
-            elif all(atom.nonnegative for atom in expression.atoms):
-                assert expression.lower_bound() is None or size >= 0
+            else:
+                bound = expression.lower_bound()
+                assert bound is None or size >= bound, (body, n, m)
     return held
 
 
