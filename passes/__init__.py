@@ -67,7 +67,7 @@ PASSES: Mapping[str, type[ir.passes.PassBase]] = _LazyTable()
 _EXACT = """
 inline-functions lift-constants resolve-control-flow eliminate-identities fold-constants
 infer-shapes fold-shapes eliminate-no-ops eliminate-dead-code
-simplify-casts merge-reshapes merge-concats
+simplify-casts merge-reshapes merge-slices merge-concats push-transposes
 deduplicate-initializers eliminate-common-subexpressions
 simplify-clips fuse-activations fuse-gelu fuse-layer-norm fuse-softmax
 fuse-pad fuse-affine fuse-matmul-add affine-to-batch-norm
