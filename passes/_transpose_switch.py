@@ -94,9 +94,12 @@ class _Switch:
         """Adapt the attributes and constants of a node that switches."""
         perm = compose(self.region.movable[node], inverse(self.chosen[node]))
         opset = self.context.opset(node)
-        change = change_for(node, self.region.carriers[node], perm, opset)
+        change = change_for(node, perm, opset)
         for name, value in change.attributes.items():
-            node.attributes[name] = ir.convenience.convert_attribute(name, value)
+            if value is None:
+                node.attributes.pop(name, None)
+            else:
+                node.attributes[name] = ir.convenience.convert_attribute(name, value)
         for index, array in change.constants.items():
             old = node.inputs[index] if index < len(node.inputs) else None
             new = self._constant(array, old, node)
@@ -104,7 +107,26 @@ class _Switch:
                 node.resize_inputs(index + 1)
             node.replace_input_with(index, new)
             if old is not None:
-                drop_unused_initializer(old)
+                _drop_unused_constant(old)
+        if change.order is not None:
+            self._reorder(node, np.array(change.order, np.int64))
+
+    def _reorder(self, node: ir.Node, order: np.ndarray[Any, Any]) -> None:
+        """Let what reads the output of a Shape read some of its elements."""
+        assert node.graph is not None
+        output = node.outputs[0]
+        readers = list(output.uses())
+        indices = Rewriter(self.context, node).initializer(order, f"{output.name}_order")
+        gather = ir.node("Gather", [output, indices], {"axis": 0})
+        value = gather.outputs[0]
+        value.name = gather.name = self.context.unique_name(f"{output.name}_ordered")
+        value.type, value.shape = output.type, output.shape
+        output.shape = None  # attributes that limited it are gone
+        node.graph.insert_after(node, gather)
+        for reader, index in readers:
+            reader.replace_input_with(index, value)
+        if output.is_graph_output():
+            self._take_place(output, value)
 
     def _constant(
         self, array: np.ndarray[Any, Any], old: ir.Value | None, node: ir.Node
@@ -199,3 +221,11 @@ class _Switch:
         for node in sorted(producers, key=self.positions.__getitem__, reverse=True):
             if is_dead(node):
                 drop_node(node)
+
+
+def _drop_unused_constant(value: ir.Value) -> None:
+    node = value.producer()
+    if node is None:
+        drop_unused_initializer(value)
+    elif is_dead(node):
+        drop_node(node)

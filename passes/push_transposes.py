@@ -9,7 +9,7 @@ Three things are done, until none of them finds anything:
 - ``Transpose(Transpose(x, p), q) = Transpose(x, p[q])``, and nothing where that is the identity.
 - A Transpose goes through Squeeze and Unsqueeze to the side with fewer axes, and into Gemm.
 - For each region of operators that do not care for the order of the axes, the choice of layouts
-  with the fewest Transposes is found as a minimum cut (`_transpose_regions`) and carried out, if it
+  with the fewest Transposes is found as a minimum cut (`_transpose_choice`) and carried out, if it
   has fewer Transposes and moves no more elements.
 
 Exact: no number changes, only where it is kept. Constants are permuted now; one that others read
@@ -24,6 +24,7 @@ the two matrix products of an attention stay where runtimes look for them.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -42,8 +43,9 @@ from onnxopt.rewriting import (
     rewrite,
 )
 
+from ._transpose_choice import better_layouts
 from ._transpose_permutations import Permutation, compose, inverse, is_identity, permutation_of
-from ._transpose_regions import Region, better_layouts, find_regions
+from ._transpose_regions import Region, find_regions
 from ._transpose_switch import switch
 
 __all__ = ["PushTransposes"]
@@ -251,7 +253,9 @@ class PushTransposes(Pass):
         for _ in range(_MOST_ROUNDS):
             merged = rewrite(model, _RULES, self._left(total))
             _add(total, merged)
+            begin = time.perf_counter()
             switched = self._switch_regions(model, self._left(total))
+            switched.seconds[_REGIONS] = time.perf_counter() - begin
             _add(total, switched)
             total.refusals = [*merged.refusals, *switched.refusals]
             if not switched.modified:

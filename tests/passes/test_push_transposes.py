@@ -291,6 +291,19 @@ def test_a_transpose_is_not_put_between_conv_and_its_activation() -> None:
     assert op_types(optimized) == ["Conv", "Relu", "Relu", "Transpose", "MatMul"]
 
 
+def test_a_transpose_is_not_put_between_conv_and_its_quantization() -> None:
+    """Runtimes make one integer operator of DequantizeLinear, Conv and QuantizeLinear."""
+    body = f"""c = Conv(x, w) q = QuantizeLinear(c, s, z) d = DequantizeLinear(q, s, z)
+        a = {OUT}(d) b = {IN}(a) p = QuantizeLinear(b, s, z) e = DequantizeLinear(p, s, z)
+        t = {OUT}(e) y = MatMul(t, m)"""
+    arrays = constants(
+        w=array(3, 3, 1, 1), m=array(3, 2), s=np.array(0.1, np.float32), z=np.array(7, np.uint8)
+    )
+    optimized = optimize(parse(graph(body, source="n, 3, 4, 6"), arrays), PASS, feed(2, 3, 4, 6))
+    assert transposes(optimized) == 1
+    assert op_types(optimized)[:3] == ["Conv", "QuantizeLinear", "DequantizeLinear"]
+
+
 def test_fewer_but_larger_is_not_better() -> None:
     """Two small transposes before an Expand are not one large one after it."""
     model = parse(
@@ -507,6 +520,35 @@ def test_squeeze_whose_transpose_is_read_elsewhere_stays() -> None:
     untouched(model, PASS, "read elsewhere")
 
 
+# Shape
+
+
+@pytest.mark.parametrize(
+    ("opset", "operator", "gathers"),
+    [
+        (13, "Shape(a)", 1),
+        (18, "Shape<start = 1>(a)", 1),
+        (18, "Shape<start = -3, end = -1>(a)", 1),
+        (18, "Size(a)", 0),
+    ],
+)
+def test_transpose_before_shape_goes(opset: int, operator: str, gathers: int) -> None:
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        g (float[n, 4, 6, 3] x) => (int64[...] y) {{ a = {IN}(x) y = {operator} }}""".replace(
+            "[...]", "" if "Size" in operator else "[k]"
+        )
+    )
+    optimized = optimize(model, PASS, feed(2, 4, 6, 3))
+    assert transposes(optimized) == 0
+    assert op_types(optimized).count("Gather") == gathers
+
+
+def test_shape_of_a_transpose_that_stays_is_left() -> None:
+    body = f"a = {IN}(x) s = Shape(a) c = Conv(a, w) y = Expand(c, s)"
+    untouched(parse(graph(body), {"w": array(3, 3, 1, 1)}), PASS, "no other layout")
+
+
 # Gemm
 
 
@@ -615,6 +657,9 @@ OPERATORS = [
     "w = Slice(a, one, two, iAXIS) v = Mul(w, b)",
     "w = ReduceMax<axes = [AXIS]>(a) v = Add(w, b)",
     "w = Resize(a, , scales) v = Slice(w, zeros, threes)",
+    "w = Shape(a) v = Expand(b, w)",
+    "w = ReduceMax<axes = [AXIS], keepdims = 0>(a) u = Unsqueeze(w, iAXIS) v = Add(u, b)",
+    "w = ArgMax<axis = AXIS>(a) u = Cast<to = 1>(w) v = Max(u, a)",
     "w, u = Split<axis = AXIS>(a, sizes) v = Concat<axis = AXIS>(u, w)",
 ]
 
