@@ -50,7 +50,7 @@ def peer_python() -> str:
 
 
 def _onnxopt(source: pathlib.Path, target: pathlib.Path, external: bool) -> list[str]:
-    return [sys.executable, "-m", "onnxopt.cli.main", "optimize", str(source), str(target), "-q"]
+    return [sys.executable, "-m", "onnxopt", "optimize", str(source), str(target), "-q"]
 
 
 def _onnxsim(source: pathlib.Path, target: pathlib.Path, external: bool) -> list[str]:

@@ -1,0 +1,6 @@
+"""``python -m onnxopt`` is the program ``onnxopt``."""
+
+from onnxopt.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The examples in README and docs are run as they stand."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxopt.model import from_proto, to_proto
+from onnxopt.pass_manager import PassManager
+from tests.differential import assert_same, op_types, parse, run
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: pathlib.Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands() -> Iterator[str]:
+    for page in PAGES:
+        for block in blocks(page, "console"):
+            for line in block.splitlines():
+                if line.startswith("$ onnxopt"):
+                    yield line.removeprefix("$ ").partition("  #")[0].strip()
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A folder with the files that the examples name."""
+    model = parse(
+        "g (float[n, 4] x) => (float[n, 4] y) { a = Identity(x) b = Relu(a) y = Identity(b) }"
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    rows = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", x=rows)
+    voice = parse(
+        """g (float[b, n] input, int64 sr) => (float[b, n] y) {
+            r = Cast<to = 1>(sr) a = Identity(input) y = Mul(a, r)
+        }"""
+    )
+    onnx.save(voice, tmp_path / "vad.onnx")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_commands(command: str, folder: pathlib.Path) -> None:
+    program, *arguments = shlex.split(command)
+    assert program == "onnxopt"
+    done = subprocess.run(
+        [sys.executable, "-m", "onnxopt", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    if arguments[0] == "optimize":
+        onnx.checker.check_model(folder / arguments[2])
+
+
+def test_python_in_the_readme(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks(ROOT / "README.md", "python")
+    exec(block, {})
+    assert capsys.readouterr().out.startswith("3 1 ")
+    assert op_types(from_proto(onnx.load(folder / "smaller.onnx"))) == ["Relu"]
+
+
+def test_the_pass_that_the_page_on_passes_builds() -> None:
+    (block,) = blocks(ROOT / "docs" / "writing-a-pass.md", "python")
+    names: dict[str, object] = {}
+    exec(block, names)
+    pass_class = names["CancelNegations"]
+    assert isinstance(pass_class, type)
+    model = parse("g (float[n] x) => (float[n] y) { a = Neg(x) b = Neg(a) c = Abs(b) y = Neg(c) }")
+    optimized = from_proto(model)
+    PassManager([pass_class()]).run(optimized)
+    assert op_types(optimized) == ["Abs", "Neg"]
+    feed = {"x": np.arange(-3, 3, dtype=np.float32)}
+    assert_same(run(model, feed), run(to_proto(optimized), feed))
+    kept = from_proto(parse("g (float[n] x) => (float[n] y) { a = Neg(x) y = Neg(a) }"))
+    PassManager([pass_class()]).run(kept)
+    assert op_types(kept) == ["Neg", "Neg"]
