@@ -51,6 +51,8 @@ from ._affine_paths import carry, is_path, runtime_idiom
 
 __all__ = ["FuseAffine"]
 
+#: So many numbers more in constants are worth a node less.
+_SMALL_GROWTH = 1024
 #: Paths a step may be pulled up through: one input and nothing but the one output.
 _MOST_READERS = 64
 _UPWARD = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool"})
@@ -164,7 +166,7 @@ class _MergeSteps(RewriteRule[_Chain]):
             (name, round_to(array, dtype, factors=name == "Mul")) for name, array in match.constants
         ]
         before = sum(_constant_size(step.node) for step in match.steps)
-        if sum(array.size for _, array in match.constants) > before:
+        if sum(array.size for _, array in match.constants) > before + _SMALL_GROWTH:
             return "the merged constants would be larger"
         return None
 

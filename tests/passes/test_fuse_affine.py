@@ -539,6 +539,57 @@ def test_inside_a_function() -> None:
     assert [node.op_type for node in function.all_nodes()] == ["Constant", "Constant", "Conv"]
 
 
+@pytest.mark.parametrize(
+    ("opset", "spatial", "reason"), [(8, "<spatial = 0>", "not spatial"), (9, "", "not finite")]
+)
+def test_unusual_batch_normalization_stays(opset: int, spatial: str, reason: str) -> None:
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        g (float[2, 3, 2, 2] x) => (float[2, 4, 2, 2] y) {{
+            a = Conv(x, w) y = BatchNormalization {spatial} (a, g, b, m, v)
+        }}""",
+        {"w": normal(4, 3, 1, 1)} | _statistics(4) | {"v": np.full(4, -1, np.float32)}
+        if opset == 9
+        else {"w": normal(4, 3, 1, 1)} | _statistics(4),
+    )
+    untouched(model, PASS, reason)
+
+
+def test_batch_normalization_of_unknown_rank_stays() -> None:
+    model = parse(
+        """g (float[n, 4] x, int64[k] shape) => (float[p, 4, q] y) {
+            r = Reshape(x, shape) y = BatchNormalization(r, g, b, m, v)
+        }""",
+        _statistics(4),
+    )
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    untouched(model, PASS, "rank is unknown")
+
+
+def test_shift_after_gemm_of_two_inputs_stays() -> None:
+    model = parse(
+        """g (float[3, 4] x, float[4, 2] z, float[2] c) => (float[3, 2] y) {
+            a = Gemm(x, z, c) y = Sub(s, a)
+        }""",
+        {"s": normal(1)},
+    )
+    untouched(model, PASS, "needs constant weights")
+
+
+@pytest.mark.parametrize(
+    ("shape", "value", "reason"), [((1, 1, 1), 2.0, "more dimensions"), ((1,), 1e-35, "the range")]
+)
+def test_other_scales_after_gemm_of_two_inputs_stay(
+    shape: tuple[int, ...], value: float, reason: str
+) -> None:
+    model = parse(
+        "g (float[3, 4] x, float[4, 2] z) => (float y) { a = Gemm(x, z) y = Mul(a, s) }",
+        {"s": np.full(shape, value, np.float32)},
+    )
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    untouched(model, PASS, reason)
+
+
 # Chains
 
 
@@ -595,8 +646,8 @@ def test_chain_whose_value_is_read_elsewhere_stays() -> None:
 
 def test_chain_whose_constants_would_grow_stays() -> None:
     model = parse(
-        "g (float[n, 9, 9] x) => (float[n, 9, 9] y) { a = Mul(x, c) y = Mul(a, d) }",
-        {"c": normal(9, 1), "d": normal(1, 9)},
+        "g (float[n, 40, 40] x) => (float[n, 40, 40] y) { a = Mul(x, c) y = Mul(a, d) }",
+        {"c": normal(40, 1), "d": normal(1, 40)},
     )
     untouched(model, PASS, "would be larger")
 
