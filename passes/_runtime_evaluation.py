@@ -51,7 +51,8 @@ _RUNTIME_TYPES = frozenset(
         ir.DataType.BOOL,
     )
 )
-_NO_KERNEL = "Could not find an implementation"
+#: How the runtime says that it has no kernel for a node.
+_NO_KERNEL = ("Could not find an implementation", "Failed to find kernel")
 
 
 class RuntimeEvaluator:
@@ -140,7 +141,7 @@ class RuntimeEvaluator:
             logger.info("the runtime refused %d nodes: %s", len(nodes), error)
             if len(nodes) > 1:
                 self._halve(nodes)
-            elif _NO_KERNEL in str(error):
+            elif any(words in str(error) for words in _NO_KERNEL):
                 self._without_kernel.add(self._signature(nodes[0]))
                 self._refer(nodes[0])
             else:
