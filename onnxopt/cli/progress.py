@@ -20,13 +20,14 @@ def progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
         yield lambda step: None
         return
     from rich.console import Console
+    from rich.text import Text
 
     status = Console(stderr=True, markup=False).status("starting")
     timer = threading.Timer(_PATIENCE_SECONDS, status.start)
     timer.daemon = True
     timer.start()
     try:
-        yield status.update
+        yield lambda step: status.update(Text(step))  # a plain str would be read as markup
     finally:
         timer.cancel()
         timer.join()

@@ -30,7 +30,7 @@ _NODES = 6
 
 def check_lines(report: CheckReport) -> Iterator[RenderableType]:
     """What to print about a comparison."""
-    feeds = f"{report.feeds} feed{'s' if report.feeds != 1 else ''}"
+    feeds = _count(report.feeds, "feed")
     verdict = "agree" if report.agree else "differ"
     yield Text(f"{report.first} and {report.second} {verdict} ({feeds})", style="bold")
     if report.interface:
@@ -50,7 +50,7 @@ def check_lines(report: CheckReport) -> Iterator[RenderableType]:
         grid.add_row("value", f"{layer.value}: {layer.reason}")
         grid.add_row("in the first", layer.first_node)
         grid.add_row("in the second", layer.second_node)
-        grid.add_row("before it", f"{layer.agreed} inner values agree")
+        grid.add_row("before it", f"{_count(layer.agreed, 'inner value')} agreed")
         yield grid
     if report.notes:
         yield heading("Notes")
@@ -97,7 +97,7 @@ def bench_lines(report: BenchReport) -> Iterator[RenderableType]:
     rounds = report.rows[0].latency.rounds
     order = "in turn" if report.paired else "one model after the other, since they are large"
     yield Text(
-        f"\n{threads} thread{'s' if threads != 1 else ''}, {rounds} rounds, {order}; "
+        f"\n{_count(threads, 'thread')}, {_count(rounds, 'round')}, {order}; "
         f"inputs {shapes}; latency is the median with the "
         f"10th and 90th percentile; memory is the peak of a process of its own; a process that "
         f"has loaded no model takes {bytes_text(report.idle_memory_bytes)}."
@@ -109,8 +109,8 @@ def bisect_lines(report: BisectReport) -> Iterator[RenderableType]:
     culprit = report.culprit
     if culprit is None:
         yield Text(
-            f"Nothing breaks {report.model}: after all {report.runs} runs of passes the outputs "
-            "agree.",
+            f"Nothing breaks {report.model}: its outputs agree after all passes "
+            f"({_count(report.runs, 'run')}).",
             style="bold",
         )
         return
@@ -121,7 +121,7 @@ def bisect_lines(report: BisectReport) -> Iterator[RenderableType]:
 
 def _culprit(report: BisectReport, culprit: Culprit) -> Table:
     grid = Table.grid(padding=(0, 2))
-    grid.add_row("run", f"{culprit.run} of {report.runs} runs of passes")
+    grid.add_row("run", f"{culprit.run} of {_count(report.runs, 'run')} of passes")
     if culprit.rewrite is not None:
         grid.add_row("rewrite", f"{culprit.rewrite} of {culprit.rewrites} in this run")
     if culprit.rule:
@@ -133,3 +133,7 @@ def _culprit(report: BisectReport, culprit: Culprit) -> Table:
             grid.add_row("", f"and {len(nodes) - _NODES:,} more")
     grid.add_row("see it again", culprit.command)
     return grid
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"

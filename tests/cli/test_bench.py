@@ -4,7 +4,9 @@ import shutil
 
 import numpy as np
 import onnx
+import pytest
 
+from onnxopt import bench as engine
 from tests.cli.conftest import run, weights
 from tests.differential import parse
 
@@ -59,3 +61,13 @@ def test_model_with_other_inputs_is_named(model: pathlib.Path, tmp_path: pathlib
     result = run("bench", model, other, "--seconds", "0")
     assert result.exit_code == 1
     assert "other.onnx cannot be measured" in result.stderr
+
+
+def test_large_models_run_one_after_the_other(
+    model: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_RACE_LIMIT_BYTES", 0)
+    document = json.loads(run("bench", model, model, "--seconds", "0", "--json").stdout)
+    assert document["paired"] is False
+    first, second = (row["latency"]["rounds"] for row in document["rows"])
+    assert first == second >= 11
