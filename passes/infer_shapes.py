@@ -6,19 +6,21 @@ unknown, nothing known is ever given up. The facts serve the other passes; those
 not state are not written to the output, which would grow by them.
 
 Exact: nothing the model computes changes. Left alone: values whose inferred type or rank
-contradicts the stated one, and everything when inference fails as a whole.
+contradicts the stated one, names that two bodies of control flow use for different values, the
+bodies of functions, and everything when inference fails as a whole.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import onnx
 import onnx_ir as ir
 
 from onnxopt.model import light_proto
 from onnxopt.pass_contract import Outcome, Pass, Refusal
-from onnxopt.traversal import all_nodes, root_graphs
+from onnxopt.traversal import all_nodes
 
 __all__ = ["InferShapes"]
 
@@ -35,8 +37,7 @@ class InferShapes(Pass):
         outcome = Outcome(model, False, annotates=True)
         open_values = [
             value
-            for graph in root_graphs(model)
-            for node in all_nodes(graph)
+            for node in all_nodes(model.graph)  # a function's types depend on who calls it
             for value in node.outputs
             if not _is_settled(value)
         ]
@@ -68,14 +69,22 @@ def _is_settled(value: ir.Value) -> bool:
 
 
 def _infos(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
-    infos = {info.name: info for info in (*graph.value_info, *graph.output)}
+    """What was found, by name; without names that two bodies use for different things."""
+    infos: dict[str, onnx.ValueInfoProto] = {}
+    ambiguous: set[str] = set()
+    for info in _all_infos(graph):
+        if infos.setdefault(info.name, info).type != info.type:
+            ambiguous.add(info.name)
+    return {name: info for name, info in infos.items() if name not in ambiguous}
+
+
+def _all_infos(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    yield from graph.value_info
+    yield from graph.output
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.HasField("g"):
-                infos.update(_infos(attribute.g))
-            for inner in attribute.graphs:
-                infos.update(_infos(inner))
-    return infos
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _all_infos(inner)
 
 
 def _merge(value: ir.Value, info: onnx.ValueInfoProto) -> bool:

@@ -50,3 +50,34 @@ def test_unknown_operators_are_no_obstacle() -> None:
     optimized, _ = apply(model, "infer-shapes")
     assert dims(named(optimized)["b"]) == (2,)
     assert dims(named(optimized)["a"]) is None
+
+
+def test_a_name_of_two_branches_is_not_mixed_up() -> None:
+    model = parse(
+        """g (bool c, float[2, 3] x) => (float[m, k] y) {
+            y = If (c) <
+                then_branch = t () => (float[m, k] t1) { a = Transpose(x) t1 = Neg(a) },
+                else_branch = e () => (float[i, j] e1) { a = Relu(x) e1 = Neg(a) }
+            >
+        }"""
+    )
+    optimized, _ = apply(model, "infer-shapes")
+    found = [
+        dims(value)
+        for node in optimized.graph.all_nodes()
+        for value in node.outputs
+        if value.name == "a"
+    ]
+    assert found == [None, None]
+
+
+def test_a_name_of_a_function_is_not_mixed_up() -> None:
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 18, "local" : 1]>
+        g (float[2, 3] x) => (float[2, 3] y) { a = local.f(x) y = Neg(a) }
+        <opset_import: ["" : 18], domain: "local">
+        f (x) => (y) { a = Flatten<axis = 0>(x) s = Shape(x) y = Reshape(a, s) }"""
+    )
+    optimized, _ = apply(model, "infer-shapes")
+    (function,) = optimized.functions.values()
+    assert all(dims(value) is None for node in function for value in node.outputs)
