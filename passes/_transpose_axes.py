@@ -55,8 +55,22 @@ def _axis_change(default: int | None) -> Callable[[ir.Node, Permutation, int], C
 def _concat_carrier(node: ir.Node, opset: int) -> Carrier | None:
     if any(value is None for value in node.inputs):
         return None
+    if _is_key_cache(node):
+        return None
     seats = tuple(index for index, value in enumerate(node.inputs) if constant(value) is None)
     return Carrier(seats, (0,), known_rank(node.outputs[0])) if seats else None
+
+
+def _is_key_cache(node: ir.Node) -> bool:
+    """Whether ONNX Runtime may fuse an attention whose keys are put together here.
+
+    It looks for a Concat of transposed past keys along the last of four axes, which a MatMul reads
+    (``MatchPastSubgraph`` in its attention_fusion_helper.h).
+    """
+    if known_rank(node.outputs[0]) != 4 or int_attribute(node, "axis", 0) not in (3, -1):
+        return False
+    readers = node.outputs[0].uses()
+    return any(reader.op_type == "MatMul" and index == 1 for reader, index in readers)
 
 
 def _concat_change(node: ir.Node, perm: Permutation, opset: int) -> Change:

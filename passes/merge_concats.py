@@ -4,8 +4,9 @@
 are one constant. Concatenation copies each element once less.
 
 Exact. Left alone: an inner Concat that is read elsewhere (its elements would be copied twice) or
-that joins along another axis, axes whose equality depends on an unknown rank, and constants that
-others read too (they would be stored twice).
+that joins along another axis, axes whose equality depends on an unknown rank, constants that
+others read too (they would be stored twice), and 64-bit integers: those are shapes being put
+together, of which runtimes match the pieces one by one.
 """
 
 from __future__ import annotations
@@ -125,7 +126,10 @@ class _JoinConstants(RewriteRule[_Run]):
                 reasons.append("a constant holds no numbers")
                 continue
             tensors = [constant(value) for value in values]
-            if len({tensor.dtype for tensor in tensors if tensor is not None}) == 1:
+            types = {tensor.dtype for tensor in tensors if tensor is not None}
+            if types == {ir.DataType.INT64}:
+                reasons.append("it may put a shape together")
+            elif len(types) == 1:
                 return _Run(node, start, stop)
         if reasons:
             raise Refuse(reasons[0])

@@ -12,7 +12,8 @@
 
 Left alone: shapes that are only known when the model runs, if a 0 may be among them; axes that
 depend on an unknown rank; a middle value that is read elsewhere (in ONNX Runtime a view costs
-nothing only while it is the one reader); and two free axes of which one may be empty (then -1 has
+nothing only while it is the one reader); the two Unsqueeze nodes of the mask of an attention, which
+ONNX Runtime matches as exported; and two free axes of which one may be empty (then -1 has
 no meaning).
 """
 
@@ -218,6 +219,20 @@ def _axes_of(node: ir.Node) -> tuple[int, ...]:
     return _squeezed(node) if node.op_type == "Squeeze" else _unsqueezed(node)
 
 
+def _is_attention_mask(views: _Views, opset: int) -> bool:
+    """Whether ONNX Runtime may fuse an attention whose mask begins here.
+
+    It looks for Unsqueeze along axis 1, Unsqueeze along axis 2, perhaps Cast, and Sub, in opsets
+    that have axes as attributes (``MatchInputMaskSubgraph`` in its attention_fusion_helper.h).
+    """
+    if opset >= 13 or [axes(node) for node in (views.first, views.last)] != [(1,), (2,)]:
+        return False
+    readers = views.output.consumers()
+    if len(readers) == 1 and readers[0].op_type == "Cast":
+        readers = readers[0].outputs[0].consumers()
+    return any(reader.op_type == "Sub" for reader in readers)
+
+
 def _axis_change(views: _Views) -> _AxisChange:
     """The single operator that does what both nodes do.
 
@@ -267,6 +282,8 @@ class _MergeAxisChanges(RewriteRule[_AxisChange]):
             if not can_replace(match.views.output, match.views.source):
                 return "it names a graph output that is made elsewhere"
             return None
+        if _is_attention_mask(match.views, context.opset(match.views.last)):
+            return "it may be the mask of an attention, which runtimes match as exported"
         return _middle_is_needed(match.views)
 
     def rewrite(self, match: _AxisChange, rewriter: Rewriter) -> None:

@@ -54,7 +54,7 @@ def test_axes_that_an_unknown_rank_leaves_open_stay() -> None:
         <opset_import: ["" : 18], domain: "local">
         f (x) => (y) { a = Concat<axis = 0>(x, x) y = Concat<axis = -1>(a, x) }"""
     )
-    untouched(model, PASS, "rank is not known")
+    untouched(model, NAME, "rank is not known")
 
 
 def test_inner_concat_that_is_read_elsewhere_stays() -> None:
@@ -160,6 +160,15 @@ def test_constant_that_is_read_elsewhere_stays() -> None:
         }"""
     )
     untouched(model, PASS, "read elsewhere")
+
+
+def test_pieces_of_a_shape_stay() -> None:
+    model = parse(
+        """g (int64[n] x) => (int64[m] y) <int64[1] a = {1}, int64[1] b = {2}> {
+            y = Concat<axis = 0>(x, a, b)
+        }"""
+    )
+    untouched(model, PASS, "put a shape together")
 
 
 def test_strings_stay() -> None:

@@ -130,7 +130,7 @@ def test_negative_axis_without_a_rank_stays() -> None:
             a = Slice(x, o, t, l) y = Slice(a, o, t, z)
         }"""
     )
-    untouched(model, PASS, "rank is not known")
+    untouched(model, NAME, "rank is not known")
 
 
 def test_in_a_function_and_a_branch() -> None:

@@ -326,6 +326,19 @@ def test_attention_keeps_its_transposes() -> None:
     untouched(parse(graph(body, heads, "n, 5, 8", "a, b, c"), weights), PASS)
 
 
+def test_attention_keeps_its_key_cache() -> None:
+    """One Transpose less is possible; ONNX Runtime would not find its attention then."""
+    model = parse(
+        """g (float[n, 5, 2, 4] x, float[n, 2, 3, 4] past, float[n, 2, 5, 4] q)
+        => (float[n, 2, 8, 4] present, float[n, 2, 5, 8] y) {
+            k = Transpose<perm = [0, 2, 3, 1]>(x) p = Transpose<perm = [0, 1, 3, 2]>(past)
+            c = Concat<axis = -1>(p, k) y = MatMul(q, c)
+            present = Transpose<perm = [0, 1, 3, 2]>(c)
+        }"""
+    )
+    untouched(model, PASS, "no other layout")
+
+
 def test_outputs_in_both_layouts_keep_their_names() -> None:
     model = parse(
         f"""g (float[n, 3, 4, 6] x)
