@@ -93,13 +93,15 @@ def reshaped(source: Shape | None, target: Sequence[Expression], allowzero: bool
     """The shape that Reshape gives.
 
     Without ``allowzero``, an element of the target that is 0 when the model runs stands for the
-    size of the input there. If no dimension is inferred and the other elements are not 0 then, that
-    size is 0 too, as the number of elements is kept, so the result is what the element says. This
+    size of the input there. Where the target has as many elements as the input whatever the sizes,
+    and the others are not 0 then, that size is 0 too, so the result is what the element says. This
     is claimed unless another element depends on the same size; that two different sizes are 0 at
     once is left out of account.
     """
     dims: list[Expression | None] = []
     inferred = [axis for axis, element in enumerate(target) if element.constant == -1]
+    count = product(target)
+    keeps_count = source is not None and count == product(source) and count != ZERO
     for axis, element in enumerate(target):
         copied = source[axis] if source is not None and axis < len(source) else None
         others = (*target[:axis], *target[axis + 1 :])
@@ -111,7 +113,7 @@ def reshaped(source: Shape | None, target: Sequence[Expression], allowzero: bool
             dims.append(element)
         else:
             alone = all(element.atoms.isdisjoint(other.atoms) for other in others)
-            dims.append(element if alone and not inferred else None)
+            dims.append(element if alone and keeps_count else None)
     if len(inferred) == 1 and source is not None:
         known = [dim for axis, dim in enumerate(dims) if axis != inferred[0] and dim is not None]
         if len(known) == len(dims) - 1:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 
 from onnxopt.analysis.expressions import Atom, Expression, number, product, symbol
 from onnxopt.analysis.reshape_targets import expand_target, reshape_target
+from onnxopt.analysis.symbolic_shapes import reshaped
 from onnxopt.rewriting import Refuse
 
 ATOMS = [Atom("dim", "a"), Atom("dim", "b"), Atom("element", "u", nonnegative=False)]
@@ -63,6 +64,24 @@ def test_every_run_that_succeeds_gives_the_same_shape(
         before = reshape(shape, [each.evaluate(values) for each in target], allowzero)
         if before is not None:
             assert reshape(shape, fixed, allowzero=False) == before, (fixed, shape)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(sizes, max_size=4), st.lists(elements, max_size=4), st.booleans())
+def test_shapes_of_reshapes_hold_where_at_most_one_size_is_0(
+    source: list[Expression], target: list[Expression], allowzero: bool
+) -> None:
+    claimed = reshaped(tuple(source), target, allowzero)
+    for numbers in itertools.product((0, 1, 2, 3, 6), (0, 1, 2, 5), (-2, -1, 0, 1, 3, 12)):
+        if numbers[:2] == (0, 0):
+            continue
+        values = dict(zip(ATOMS, numbers, strict=True))
+        shape = [each.evaluate(values) for each in source]
+        actual = reshape(shape, [each.evaluate(values) for each in target], allowzero)
+        if actual is None:
+            continue
+        for known, size in zip(claimed, actual, strict=True):
+            assert known is None or known.evaluate(values) == size, (shape, actual)
 
 
 @settings(max_examples=200, deadline=None)
