@@ -109,7 +109,7 @@ class _Run:
             self.folder = pathlib.Path(folder)
             try:
                 candidate = self._good_candidate()
-            except KeyboardInterrupt:
+            except BaseException:
                 self.original.abandon()
                 raise
             finally:

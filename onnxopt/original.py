@@ -117,7 +117,8 @@ class Original:
 
     def abandon(self) -> None:
         """Stop whatever runs, without waiting for it."""
-        self._worker.stop()
+        if not self._referee.done():
+            self._worker.interrupt()
 
     def _time(self, candidate: Candidate, referee: Referee) -> Objection | None:
         assert candidate.trial is not None
