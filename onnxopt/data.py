@@ -321,9 +321,9 @@ def _make_shape(
     shape: list[int] = []
     for axis, dim in enumerate(value.shape):
         chosen = given[axis] if given is not None else -1
-        if chosen < 0 and isinstance(dim, int) and dim > 0:
+        if chosen < 0 and isinstance(dim, int) and dim >= 0:
             chosen = dim
-        elif chosen < 0:  # exporters write 0 and -1, too, for a size that is not fixed
+        elif chosen < 0:  # exporters write -1, too, for a size that is not fixed
             slot = _slot(value, axis)
             is_batch = axis == 0 or slot in plan.like_batch
             chosen = symbols.setdefault(slot, plan.batch if is_batch else plan.size)
@@ -412,7 +412,7 @@ def _open_axes(value: ir.Value, request: FeedRequest) -> list[int]:
     return [
         axis
         for axis, dim in enumerate(value.shape)
-        if not (isinstance(dim, int) and dim > 0) and (given is None or given[axis] < 0)
+        if not (isinstance(dim, int) and dim >= 0) and (given is None or given[axis] < 0)
     ]
 
 

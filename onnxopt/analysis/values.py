@@ -92,7 +92,8 @@ def rank(value: ir.Value | None) -> int | None:
     tensor = constant(value)
     if tensor is not None:
         return len(tensor.shape)
-    return None if value is None or value.shape is None else len(value.shape)
+    shape = None if value is None else _tensor_shape(value)
+    return None if shape is None else len(shape)
 
 
 def dims(value: ir.Value | None) -> tuple[Dim, ...] | None:
@@ -104,8 +105,14 @@ def dims(value: ir.Value | None) -> tuple[Dim, ...] | None:
     if value is None:
         return None
     tensor = constant(value)
-    shape = tensor.shape if tensor is not None else value.shape
+    shape = tensor.shape if tensor is not None else _tensor_shape(value)
     return None if shape is None else tuple(map(_dim, shape))
+
+
+def _tensor_shape(value: ir.Value) -> ir.Shape | None:
+    """The shape of a tensor; onnx_ir gives sequences and optionals that of their elements."""
+    is_tensor = value.type is None or isinstance(value.type, ir.TensorType | ir.SparseTensorType)
+    return value.shape if is_tensor else None
 
 
 def _dim(dim: int | ir.SymbolicDimProtocol) -> Dim:
