@@ -29,7 +29,7 @@ import onnx_ir as ir
 from onnxopt.analysis.expressions import Expression
 from onnxopt.analysis.symbolic import SymbolicFacts
 from onnxopt.analysis.symbolic_integers import INTEGER_OPERATORS
-from onnxopt.analysis.symbolic_shapes import broadcast
+from onnxopt.analysis.symbolic_values import broadcast
 from onnxopt.analysis.values import has_one_use, is_constant
 from onnxopt.op_traits import Trait, has_trait, is_deterministic, is_standard
 from onnxopt.rewriting import Context, RewritePass, Rewriter, RewriteRule, can_replace

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import onnx_ir as ir
 
-from onnxopt.analysis.expressions import Expression
+from onnxopt.analysis.expressions import ONE, Expression
 
-__all__ = ["FAR", "INTEGER_TYPES", "MOST_ELEMENTS", "Integers", "Questions", "Shape"]
+__all__ = [
+    "FAR",
+    "INTEGER_TYPES",
+    "MOST_ELEMENTS",
+    "Dims",
+    "Integers",
+    "Questions",
+    "Shape",
+    "ShapeRule",
+    "broadcast",
+]
 
 #: The shape of a value.
 Shape = tuple[Expression, ...]
+#: A shape as far as it is known.
+Dims = Sequence[Expression | None]
 
 #: Ends of slices from here on mean "to the end".
 FAR = 2**31 - 1
@@ -63,3 +75,25 @@ class Questions(Protocol):
 
     def shapes(self, *values: ir.Value | None) -> list[Shape | None]:
         """Shapes of several values; None for what is missing or of unknown rank."""
+
+
+#: The shape of an output of a node; its place among the outputs is given.
+ShapeRule = Callable[[ir.Node, int, Questions], Dims | None]
+
+
+def broadcast(first: Dims, second: Dims) -> list[Expression | None]:
+    """The shape that two tensors broadcast to, where that is certain."""
+    length = max(len(first), len(second))
+    left, right = ((*[ONE] * (length - len(each)), *each) for each in (first, second))
+    return [_broadcast_dim(one, other) for one, other in zip(left, right, strict=True)]
+
+
+def _broadcast_dim(one: Expression | None, other: Expression | None) -> Expression | None:
+    if one == other or other == ONE:
+        return one
+    if one == ONE:
+        return other
+    for each in (one, other):  # the other side is 1 or the same, since the run does not fail
+        if each is not None and (each - ONE).is_nonzero():
+            return each
+    return None

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from onnxopt.analysis.expressions import Atom, Expression, number, product, symbol
 from onnxopt.analysis.reshape_targets import expand_target, reshape_target
-from onnxopt.analysis.symbolic_shapes import reshaped
+from onnxopt.analysis.symbolic_movement import reshaped
 from onnxopt.rewriting import Refuse
 
 ATOMS = [Atom("dim", "a"), Atom("dim", "b"), Atom("element", "u", nonnegative=False)]
