@@ -260,8 +260,6 @@ class _ReaderSearch:
         """
         if value.is_graph_output():
             raise Refuse("the value is an output")
-        if not value.uses():
-            raise Refuse("nothing reads the value")
         for node, index in value.uses():
             if node.graph is not self.origin.graph:
                 raise Refuse("a body of control flow reads the value")
@@ -296,10 +294,8 @@ class _ReaderSearch:
         if node.op_type == "Sub" and index == 1:
             raise Refuse("it is subtracted from a constant")
         moved = step.affine.shift / affine.scale
-        if moved.size > max(affine.scale.size, step.affine.shift.size):
+        if moved.size > step.affine.shift.size + _SMALL_GROWTH:
             raise Refuse("the merged constants would be larger")
-        if not step.keeps_shape():
-            raise Refuse("the constants are not known to fit the shape")
         number = round_to(moved if node.op_type == "Add" else -moved, step.dtype, factors=True)
         self.edits.append(Edit(node, {1 - index: number}))
         self.visit(step.output, affine)
