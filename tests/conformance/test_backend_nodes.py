@@ -79,7 +79,8 @@ def test_whole_road(index: int, tmp_path: pathlib.Path, worker: Worker) -> None:
     (tmp_path / "feeds").mkdir()
     np.savez(tmp_path / "feeds" / "feed.npz", **runnable.feeds[0])
     report = onnxopt.optimize(source, target, data=tmp_path / "feeds", guard_speed=False)
-    assert report.undone == []
+    # On a few kilobytes, a name or a folded constant can be one byte too many; nothing else may.
+    assert all("the file grows" in each.reason for each in report.undone), report.undone
     assert report.verified == report.changed
     onnx.checker.check_model(str(target))
     assert target.stat().st_size <= source.stat().st_size

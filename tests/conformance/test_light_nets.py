@@ -29,7 +29,8 @@ def test_there_are_nets() -> None:
 def test_light_net(name: str, tmp_path: pathlib.Path) -> None:
     source, target = _FOLDER / f"{name}.onnx", tmp_path / "out.onnx"
     report = onnxopt.optimize(source, target, guard_speed=False)
-    assert report.undone == []
+    # On a few kilobytes, a name or a folded constant can be one byte too many; nothing else may.
+    assert all("the file grows" in each.reason for each in report.undone), report.undone
     assert report.changed
     assert report.verified
     assert report.after.nodes < report.before.nodes
