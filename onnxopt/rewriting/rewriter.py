@@ -68,8 +68,9 @@ class Rewriter:
     ) -> Sequence[ir.Value]:
         """Insert a node with several outputs; see `op`."""
         node = ir.node(op_type, inputs, attributes or {}, domain=domain, num_outputs=outputs)
-        # Runtimes refuse two nodes of the same name, so none is left to be named later.
-        node.name = self.context.unique_name(self._anchor.name or f"node_{op_type}")
+        # Runtimes refuse two nodes of one name; where nodes have none, the new one has none either.
+        anchor = self._anchor.name
+        node.name = self.context.unique_name(anchor) if anchor else ""
         for output in node.outputs:
             hint = name or f"{self._anchor.outputs[0].name or op_type}_{op_type.lower()}"
             output.name = self.context.unique_name(hint)
