@@ -92,7 +92,9 @@ class _Driver:
                     most = ", ".join(name for name, _ in self.outcome.rewritten.most_common(2))
                     raise OnnxoptError(f"rules do not come to an end: {most}")
         self.outcome.modified = changes > 0
-        self.outcome.refusals = list(self.refused.values())
+        self.outcome.refusals = [
+            refusal for (_, node), refusal in self.refused.items() if node.graph is not None
+        ]
         return self.outcome
 
     def _enqueue(self, node: ir.Node) -> None:
