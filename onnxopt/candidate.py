@@ -8,7 +8,7 @@ import shutil
 
 import onnx_ir as ir
 
-from onnxopt.instruments.counts import count_nodes, count_ops
+from onnxopt.instruments.counts import count_ops
 from onnxopt.model import (
     ExternalData,
     Interface,
@@ -66,7 +66,8 @@ class Candidate:
         """
         restore_interface(model, interface)
         staged = stage(model, target, external_data)
-        facts = ModelFacts(staged.bytes, count_nodes(model), dict(count_ops(model)))
+        ops = count_ops(model)
+        facts = ModelFacts(staged.bytes, ops.total(), dict(ops))
         changed = any(report.outcome.changed_model for report in reports)
         return cls(staged, reports, facts, changed)
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxopt.candidate import Candidate
 from onnxopt.data import FeedRequest, FeedSource
 from onnxopt.errors import ModelError, RuntimeCrashError, RuntimeRefusalError
-from onnxopt.instruments.counts import count_nodes, count_ops
+from onnxopt.instruments.counts import count_ops
 from onnxopt.instruments.guard import SpeedGuard, size_objection
 from onnxopt.instruments.verify import Objection, Referee
 from onnxopt.model import Interface, bytes_on_disk, light_proto, load
@@ -61,7 +61,8 @@ class Original:
         self._fresh: ir.Model | None = load(path)
         model = self._fresh
         self.interface = Interface.of(model)
-        self.facts = ModelFacts(bytes_on_disk(path), count_nodes(model), dict(count_ops(model)))
+        ops = count_ops(model)
+        self.facts = ModelFacts(bytes_on_disk(path), ops.total(), dict(ops))
         self._together = self.facts.bytes <= _RACE_LIMIT_BYTES
         self._executor = concurrent.futures.ThreadPoolExecutor(1)
         self._referee = self._executor.submit(self._referee_maker(model))

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from onnxopt.traversal import forget_operators
+
 __all__ = ["Instrument", "Kind", "NoOptions", "Outcome", "Pass", "PassReport", "Refusal"]
 
 
@@ -101,7 +103,14 @@ class Pass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> Outcome:
         """Run as a pass of onnx_ir."""
-        return self.run(model)
+        try:
+            outcome = self.run(model)
+        except BaseException:
+            forget_operators(model)
+            raise
+        if outcome.changed_model:
+            forget_operators(model)
+        return outcome
 
     @property
     def text(self) -> str:

@@ -16,6 +16,8 @@ __all__ = ["SpeedGuard", "size_objection"]
 
 #: A candidate that seems slower is timed again so many times, in sessions of its own.
 _SECOND_OPINIONS = 2
+#: A race need not go on when even the low end of the ratio is above this.
+_CLEARLY_FASTER = 1.05
 #: Nobody notices less than this per run, and on a busy machine nothing can measure it.
 _SHORTEST_LOSS_SECONDS = 2e-6
 
@@ -94,6 +96,7 @@ class SpeedGuard:
                 self._feed,
                 threads=self._threads,
                 seconds=self._seconds,
+                enough=lambda samples: ratio(*samples).low > _CLEARLY_FASTER,
             )
         else:
             rounds = min(len(first.seconds), len(second.seconds))

@@ -26,7 +26,7 @@ from onnxopt.rewriting.dead_code import (
 )
 from onnxopt.rewriting.rewriter import Rewriter
 from onnxopt.rewriting.rules import Context, Refuse, RewriteRule
-from onnxopt.traversal import all_nodes, root_graphs
+from onnxopt.traversal import all_nodes, forget_operators, operators, root_graphs
 
 __all__ = ["RewritePass", "rewrite"]
 
@@ -56,7 +56,10 @@ def rewrite(
     Raises:
         OnnxoptError: When the rules go round in circles.
     """
-    return _Driver(model, rules, max_rewrites).run()
+    outcome = _Driver(model, rules, max_rewrites).run()
+    if outcome.modified:
+        forget_operators(model)
+    return outcome
 
 
 class _Driver:
@@ -76,6 +79,8 @@ class _Driver:
         self.refused: dict[tuple[str, ir.Node], Refusal] = {}
 
     def run(self) -> Outcome:
+        if operators(self.context.model).isdisjoint(self.by_anchor):
+            return self.outcome
         nodes = 0
         for root in root_graphs(self.context.model):
             for node in all_nodes(root):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from onnxopt.runtime.messages import Kernel, SessionInfo
@@ -13,6 +13,10 @@ from onnxopt.runtime.worker import Worker
 __all__ = ["Trial", "race", "try_model"]
 
 Feed = dict[str, Any]
+
+#: A race is run in so many parts of at least so many rounds.
+_HEATS = 4
+_LEAST_ROUNDS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +101,19 @@ def race(
     *,
     threads: int = 1,
     seconds: float = 1.0,
+    enough: Callable[[list[list[float]]], bool] = lambda samples: False,
 ) -> list[list[float]]:
     """Time models against each other on one feed, in turn and all loaded at once.
 
     Sessions that trials left open are used; other models are loaded for the race.
+
+    Args:
+        worker: Where to run them.
+        trials: Trials, or paths of models.
+        feed: Inputs of each run.
+        threads: Threads for one operator, where a model is loaded here.
+        seconds: Time to spend on runs.
+        enough: Asked now and then whether the samples so far will do.
 
     Returns:
         Seconds for one run, by model and round.
@@ -116,7 +129,14 @@ def race(
             opened.append(worker.open(path, threads=threads).session)
             sessions.append(opened[-1])
     try:
-        return worker.time(sessions, feed, seconds, 11)
+        samples: list[list[float]] = [[] for _ in sessions]
+        for _ in range(_HEATS):
+            times = worker.time(sessions, feed, seconds / _HEATS, _LEAST_ROUNDS)
+            for known, new in zip(samples, times, strict=True):
+                known.extend(new)
+            if enough(samples):
+                break
+        return samples
     finally:
         for session in opened:
             worker.close(session)
