@@ -277,7 +277,8 @@ class TestTrial:
         trial = try_model(worker, one, [feed], keep_open=True)
         assert trial.generation == worker.generation
         samples = race(worker, [trial, two], feed, seconds=0.0)
-        assert [len(each) for each in samples] == [11, 11]
+        assert len(samples) == 2
+        assert len(samples[0]) == len(samples[1]) > 0
         trial.close(worker)
         with pytest.raises(RuntimeRefusalError):
             worker.run(trial.info.session, feed)
