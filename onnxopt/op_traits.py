@@ -110,8 +110,8 @@ def is_deterministic(node: ir.Node) -> bool:
     """Whether the node is known to give the same outputs for the same inputs, each time.
 
     False for random operators, for Dropout that may train (its ``training_mode`` input or the mode
-    attributes of old opsets), BatchNormalization that updates its statistics, for control flow
-    with anything of the kind inside, and for operators the table does not know.
+    attributes of old opsets), for control flow with anything of the kind inside, and for operators
+    the table does not know.
     """
     if not is_standard(node):
         return False
