@@ -31,6 +31,8 @@ __all__ = ["Original"]
 _MOST_FEEDS = 8
 #: Models up to this size are raced with both in memory.
 _RACE_LIMIT_BYTES = 512 * 2**20
+#: With more nodes than this, every process that will be needed is started at once.
+_LARGE_GRAPH = 2000
 #: Domains whose operators ONNX Runtime's CPU build has kernels for.
 _RUNTIME_DOMAINS = frozenset(
     ["", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"]
@@ -64,7 +66,9 @@ class Original:
         ops = count_ops(model)
         self.facts = ModelFacts(bytes_on_disk(path), ops.total(), dict(ops))
         self._together = self.facts.bytes <= _RACE_LIMIT_BYTES
-        self._executor = concurrent.futures.ThreadPoolExecutor(1)
+        self._executor = concurrent.futures.ThreadPoolExecutor(2)
+        if self.facts.nodes > _LARGE_GRAPH:  # constants will be folded there in a moment
+            self._executor.submit(shared_worker().start)
         self._referee = self._executor.submit(self._referee_maker(model))
 
     def model(self) -> ir.Model:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from onnxopt.traversal import forget_operators
+from onnxopt.traversal import forget_nodes
 
 __all__ = ["Instrument", "Kind", "NoOptions", "Outcome", "Pass", "PassReport", "Refusal"]
 
@@ -106,10 +106,10 @@ class Pass(ir.passes.InPlacePass):
         try:
             outcome = self.run(model)
         except BaseException:
-            forget_operators(model)
+            forget_nodes(model)
             raise
         if outcome.changed_model:
-            forget_operators(model)
+            forget_nodes(model)
         return outcome
 
     @property

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import collections
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
-__all__ = ["all_graphs", "all_nodes", "bodies", "forget_operators", "operators", "root_graphs"]
+__all__ = [
+    "all_graphs",
+    "all_nodes",
+    "bodies",
+    "forget_nodes",
+    "nodes_by_operator",
+    "root_graphs",
+]
 
-#: Key of `onnx_ir.Model.meta` under which the set of operators is kept while nothing changes.
-_META_OPERATORS = "onnxopt.operators"
+#: Key of `onnx_ir.Model.meta` under which the nodes by operator are kept while nothing changes.
+_META_NODES = "onnxopt.nodes"
 
 _HOLD_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
@@ -53,18 +62,21 @@ def root_graphs(model: ir.Model) -> Iterator[ir.Graph]:
         yield function.graph
 
 
-def operators(model: ir.Model) -> frozenset[str]:
-    """Names of all operators in the model, of whatever domain.
+def nodes_by_operator(model: ir.Model) -> Mapping[str, Sequence[tuple[int, ir.Node]]]:
+    """All nodes by operator, of whatever domain, each with its place in the order of `all_nodes`.
 
-    The answer is remembered until `forget_operators`, which whoever changes the model calls.
+    The answer is remembered until `forget_nodes`, which whoever changes the model calls.
     """
-    known: frozenset[str] | None = model.meta.get(_META_OPERATORS)
+    known: dict[str, list[tuple[int, ir.Node]]] | None = model.meta.get(_META_NODES)
     if known is None:
-        known = frozenset(node.op_type for root in root_graphs(model) for node in all_nodes(root))
-        model.meta[_META_OPERATORS] = known
+        known = collections.defaultdict(list)
+        nodes = itertools.chain.from_iterable(map(all_nodes, root_graphs(model)))
+        for place, node in enumerate(nodes):
+            known[node.op_type].append((place, node))
+        model.meta[_META_NODES] = known
     return known
 
 
-def forget_operators(model: ir.Model) -> None:
-    """Say that the model may have other operators now."""
-    model.meta.pop(_META_OPERATORS, None)
+def forget_nodes(model: ir.Model) -> None:
+    """Say that the model may have other nodes now."""
+    model.meta.pop(_META_NODES, None)

@@ -70,7 +70,7 @@ infer-shapes fold-shapes eliminate-no-ops eliminate-dead-code
 simplify-casts merge-reshapes merge-slices merge-concats push-transposes
 deduplicate-initializers eliminate-common-subexpressions
 simplify-clips fuse-activations fuse-gelu fuse-layer-norm fuse-softmax
-fuse-pad fuse-affine fuse-matmul-add affine-to-batch-norm
+fuse-pad fuse-matmul-add fuse-affine affine-to-batch-norm
 """
 
 PIPELINES: Mapping[str, str] = {

@@ -16,6 +16,8 @@ __all__ = ["SpeedGuard", "size_objection"]
 
 #: A candidate that seems slower is timed again so many times, in sessions of its own.
 _SECOND_OPINIONS = 2
+#: Models that are timed one after the other may differ so much by the machine's drift alone.
+_MOST_DRIFT = 0.9
 #: A race need not go on when even the low end of the ratio is above this.
 _CLEARLY_FASTER = 1.05
 #: Nobody notices less than this per run, and on a busy machine nothing can measure it.
@@ -38,8 +40,8 @@ class SpeedGuard:
         feed: Input of the timed runs.
         threads: Threads for one operator.
         seconds: Time for one comparison.
-        together: Whether both models may be in memory at once. If not, the times that each trial
-            took by itself are compared first.
+        together: Whether both models may be in memory at once. If not, they are timed one after the
+            other, which tells less: only a loss that is much larger than usual drift counts.
 
     Attributes:
         samples: Seconds for one run of the original and of the last candidate, by round.
@@ -72,11 +74,14 @@ class SpeedGuard:
         Returns:
             The objection or None, and how many times faster the candidate is.
         """
-        measured = self._measure([self._original, candidate])
+        if self._together:
+            measured = self._race([self._original, candidate])
+        else:
+            measured = self._sum_up(self._original.seconds, candidate.seconds)
         for _ in range(_SECOND_OPINIONS):
             if not self._is_slower(measured):
                 return None, measured
-            measured = self._measure([self._original.model, candidate.model])
+            measured = self._second_opinion(candidate)
         if not self._is_slower(measured):
             return None, measured
         return Objection(
@@ -85,20 +90,33 @@ class SpeedGuard:
 
     def _is_slower(self, measured: Ratio) -> bool:
         before, after = (statistics.median(samples) for samples in self.samples)
-        return measured.is_slower and after - before > _SHORTEST_LOSS_SECONDS
+        certain = measured.is_slower if self._together else measured.high < _MOST_DRIFT
+        return certain and after - before > _SHORTEST_LOSS_SECONDS
 
-    def _measure(self, models: Sequence[Trial | str | os.PathLike[str]]) -> Ratio:
-        first, second = models
-        if self._together or not (isinstance(first, Trial) and isinstance(second, Trial)):
-            self.samples = race(
-                self._worker,
-                models,
-                self._feed,
-                threads=self._threads,
-                seconds=self._seconds,
-                enough=lambda samples: ratio(*samples).low > _CLEARLY_FASTER,
-            )
-        else:
-            rounds = min(len(first.seconds), len(second.seconds))
-            self.samples = [first.seconds[:rounds], second.seconds[:rounds]]
+    def _second_opinion(self, candidate: Trial) -> Ratio:
+        if self._together:
+            return self._race([self._original.model, candidate.model])
+        times = [self._race_alone(trial.model) for trial in (self._original, candidate)]
+        return self._sum_up(*times)
+
+    def _race(self, models: Sequence[Trial | str | os.PathLike[str]]) -> Ratio:
+        self.samples = race(
+            self._worker,
+            models,
+            self._feed,
+            threads=self._threads,
+            seconds=self._seconds,
+            enough=lambda samples: ratio(*samples).low > _CLEARLY_FASTER,
+        )
+        return ratio(*self.samples)
+
+    def _race_alone(self, model: str | os.PathLike[str]) -> list[float]:
+        (times,) = race(
+            self._worker, [model], self._feed, threads=self._threads, seconds=self._seconds
+        )
+        return times
+
+    def _sum_up(self, before: Sequence[float], after: Sequence[float]) -> Ratio:
+        rounds = min(len(before), len(after))
+        self.samples = [list(before[:rounds]), list(after[:rounds])]
         return ratio(*self.samples)

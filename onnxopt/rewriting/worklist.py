@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import abc
 import collections
+import heapq
+import operator
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -26,7 +28,7 @@ from onnxopt.rewriting.dead_code import (
 )
 from onnxopt.rewriting.rewriter import Rewriter
 from onnxopt.rewriting.rules import Context, Refuse, RewriteRule
-from onnxopt.traversal import all_nodes, forget_operators, operators, root_graphs
+from onnxopt.traversal import forget_nodes, nodes_by_operator
 
 __all__ = ["RewritePass", "rewrite"]
 
@@ -58,7 +60,7 @@ def rewrite(
     """
     outcome = _Driver(model, rules, max_rewrites).run()
     if outcome.modified:
-        forget_operators(model)
+        forget_nodes(model)
     return outcome
 
 
@@ -79,14 +81,11 @@ class _Driver:
         self.refused: dict[tuple[str, ir.Node], Refusal] = {}
 
     def run(self) -> Outcome:
-        if operators(self.context.model).isdisjoint(self.by_anchor):
-            return self.outcome
-        nodes = 0
-        for root in root_graphs(self.context.model):
-            for node in all_nodes(root):
-                nodes += 1
-                self._enqueue(node)
-        limit = _MOST_CHANGES_PER_NODE * (nodes + 10)
+        nodes = nodes_by_operator(self.context.model)
+        anchors = [nodes[op_type] for op_type in self.by_anchor if op_type in nodes]
+        for _, node in heapq.merge(*anchors, key=operator.itemgetter(0)):
+            self._enqueue(node)
+        limit = _MOST_CHANGES_PER_NODE * (sum(map(len, nodes.values())) + 10)
         changes = 0
         while self.queue and (self.max_rewrites is None or changes < self.max_rewrites):
             node = self.queue.popleft()

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, Listener
@@ -49,6 +50,7 @@ class Worker:
         self._process: subprocess.Popen[str] | None = None
         self._connection: Connection | None = None
         self._errors: IO[bytes] | None = None
+        self._starting = threading.Lock()
 
     def __enter__(self) -> Worker:
         return self
@@ -57,7 +59,11 @@ class Worker:
         self.stop()
 
     def start(self) -> None:
-        """Start the child if none runs."""
+        """Start the child if none runs. Several threads may ask for that."""
+        with self._starting:
+            self._start()
+
+    def _start(self) -> None:
         if self._process is not None and self._process.poll() is None:
             return
         self.stop()
