@@ -38,6 +38,8 @@ _SIZE_PAIRS = ((16, 24), (64, 96), (1, 2), (224, 256), (512, 576), (8, 8), (32, 
 _BATCH_SIZES = (1, 3)
 #: A model that takes longer than this for a feed is not fed with every seed.
 _SLOW_SECONDS = 0.25
+#: Search so long for a plan of which both sizes run, when one is known of which one does.
+_SEARCH_SECONDS = 1.0
 #: At most so many dimensions after the first are taken for the batch.
 _MOST_BATCH_SLOTS = 2
 #: Walk so many steps from an integer input to find the table that it indexes.
@@ -125,8 +127,11 @@ class FeedSource:
 
     def _made_up(self, try_run: Callable[[Feed], object]) -> list[Feed]:
         failure: OnnxoptError | None = None
+        partial: list[Feed] = []  # of the first plan of which only the smaller size runs
+        end = time.perf_counter() + _SEARCH_SECONDS
         for sizes, like_batch in _plans(self._inputs, self._request):
             feeds: list[Feed] = []
+            complete = True
             start, slow = time.perf_counter(), False
             for size, batch in zip(sizes, _BATCH_SIZES, strict=True):
                 plan = _Plan(size, batch, like_batch)
@@ -137,7 +142,7 @@ class FeedSource:
                     except RuntimeCrashError:
                         raise  # the session is gone with the process that ran it
                     except OnnxoptError as error:
-                        failure = error
+                        failure, complete = error, False
                         break
                     feeds.append(feed)
                     slow = time.perf_counter() - start > _SLOW_SECONDS
@@ -145,8 +150,13 @@ class FeedSource:
                         break
                 if not feeds:
                     break  # the smaller size fails already
-            if feeds:
+            if feeds and complete:
                 return _distinct(feeds)
+            partial = partial or feeds
+            if partial and time.perf_counter() > end:
+                break
+        if partial:
+            return _distinct(partial)
         raise FeedError(_advice(self._inputs, self._request, failure))
 
 
