@@ -105,6 +105,7 @@ class Worker:
         process = self._process
         if process is not None:
             process.kill()
+            process.wait()  # or the next request would take it for alive
 
     def open(
         self,
@@ -128,7 +129,8 @@ class Worker:
             RuntimeRefusalError: When the runtime does not take the model.
             RuntimeCrashError: When the child dies or hangs.
         """
-        source = model if isinstance(model, bytes) else os.fspath(model)
+        # The child may have been started in another folder.
+        source = model if isinstance(model, bytes) else os.path.abspath(model)
         answer = self._ask(
             "open", model=source, threads=threads, level=level, profile=profile, config=config
         )
