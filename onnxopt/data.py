@@ -272,9 +272,10 @@ def _plans(
     if not slots:
         yield (1, 1), frozenset()
         return
-    for count in range(min(len(slots), _MOST_BATCH_SLOTS + 1)):
+    for count in range(min(len(slots), _MOST_BATCH_SLOTS) + 1):
+        pairs = _SIZE_PAIRS if count < len(slots) else _SIZE_PAIRS[:1]  # nothing left to size
         for chosen in itertools.combinations(slots, count):
-            for sizes in _SIZE_PAIRS:
+            for sizes in pairs:
                 yield sizes, frozenset(chosen)
 
 
