@@ -186,9 +186,9 @@ class _Run:
             model, reports, self.original.interface, target, self.settings.external_data
         )
 
-    def _judge(self, candidate: Candidate) -> Objection | None:
+    def _judge(self, candidate: Candidate, *, size: bool = True) -> Objection | None:
         try:
-            return self.original.judge(candidate)
+            return self.original.judge(candidate, size=size)
         except BaseException:
             candidate.discard()
             raise
@@ -220,7 +220,8 @@ class _Run:
             candidate = self._build(parse_pipeline(format_pipeline(passes)))
         except PassRejectedError as error:
             return error.objection.kind == objection.kind
-        found = self._judge(candidate)
+        # Half a pipeline may give a larger file; that must not hide what is looked for.
+        found = self._judge(candidate, size=objection.kind == "size")
         candidate.discard()
         return found is not None and found.kind == objection.kind
 

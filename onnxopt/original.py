@@ -85,15 +85,19 @@ class Original:
         """
         return self._referee.result()
 
-    def judge(self, candidate: Candidate) -> Objection | None:
+    def judge(self, candidate: Candidate, *, size: bool = True) -> Objection | None:
         """Hold a candidate against the original and write down what was seen.
+
+        Args:
+            candidate: What to judge.
+            size: Whether it may not be larger either.
 
         Returns:
             Why the candidate must not stand in for the original, or None.
         """
         if not candidate.changed:
             return None
-        objection = size_objection(self.facts.bytes, candidate.facts.bytes)
+        objection = size_objection(self.facts.bytes, candidate.facts.bytes) if size else None
         referee = self.referee
         if objection is not None or referee is None:
             return objection
