@@ -23,7 +23,7 @@ from onnxopt.analysis import values
 from onnxopt.op_traits import Trait, has_trait, is_standard
 from onnxopt.rewriting import Context, RewritePass, Rewriter, RewriteRule
 
-from ._affine import Array, Step, chain_ending_at, compose, read_step, round_to
+from .shared.affine import Array, Step, chain_ending_at, compose, read_step, round_to
 
 __all__ = ["AffineToBatchNorm"]
 

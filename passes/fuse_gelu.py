@@ -24,8 +24,8 @@ import onnx_ir as ir
 
 from onnxopt.rewriting import Context, RewritePass, Rewriter, RewriteRule
 
-from ._spellings import close, in_the_way, leads_to, lines, made_by, polynomial, product
-from ._targets import available
+from .shared.spellings import close, in_the_way, leads_to, lines, made_by, polynomial, product
+from .shared.targets import available
 
 __all__ = ["FuseGelu"]
 

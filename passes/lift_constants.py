@@ -27,7 +27,7 @@ from onnxopt.pass_contract import Outcome, Pass, Refusal
 from onnxopt.rewriting import Context, drop_node
 from onnxopt.traversal import all_nodes
 
-from ._held_constants import hold_as_constant
+from .shared.held_constants import hold_as_constant
 
 __all__ = ["LiftConstants"]
 

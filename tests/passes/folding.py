@@ -14,7 +14,7 @@ from onnxopt.pass_manager import PassManager, parse_pipeline
 from onnxopt.runtime.worker import shared_worker
 
 PASS = "fold-constants"
-WORKER = "onnxopt.passes._runtime_evaluation.shared_worker"
+WORKER = "onnxopt.passes.fold_constants.runtime_evaluation.shared_worker"
 WEIGHT = np.random.default_rng(0).standard_normal((64, 48)).astype(np.float32)
 ROWS = {"x": np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)}
 

@@ -10,11 +10,11 @@ import onnx_ir as ir
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from onnxopt.passes.fold_constants.direct_evaluation import _FUNCTIONS, evaluate_directly
+from onnxopt.passes.fold_constants.region_proto import region_proto
 
 from onnxopt.errors import RuntimeRefusalError
 from onnxopt.runtime.worker import shared_worker
-from passes._direct_evaluation import _FUNCTIONS, evaluate_directly
-from passes._region_proto import region_proto
 
 Array = np.ndarray[Any, Any]
 LIMIT = 1 << 20

@@ -3,9 +3,9 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnxopt.passes.merge_slices.slice_algebra import AxisSlice, composed
 
 from onnxopt.rewriting import Refuse
-from passes._slice_algebra import AxisSlice, composed
 from tests.differential import op_types, optimize, parse, untouched
 
 NAME = "merge-slices"

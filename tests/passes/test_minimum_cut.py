@@ -2,8 +2,7 @@ import itertools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from passes._minimum_cut import Network
+from onnxopt.passes.shared.minimum_cut import Network
 
 SIZE = 6
 EDGES = st.lists(

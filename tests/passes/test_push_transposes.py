@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
+from onnxopt.passes.push_transposes import PushTransposes
 
 from onnxopt.model import from_proto, to_proto
-from passes.push_transposes import PushTransposes
 from tests.differential import apply, op_types, optimize, parse, run, untouched
 
 NAME = "push-transposes"

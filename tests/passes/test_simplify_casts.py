@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnxopt.passes.simplify_casts import _FLOATS, _INTEGERS, _holds, _why_not_direct
 
-from passes.simplify_casts import _FLOATS, _INTEGERS, _holds, _why_not_direct
 from tests.differential import apply, op_types, optimize, parse, untouched
 
 NAME = "simplify-casts"

@@ -1,0 +1,1 @@
+"""What several passes need and no other room of the project does."""
