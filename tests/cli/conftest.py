@@ -29,6 +29,12 @@ def weights(seed: int = 0, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape or (4, 4)).astype(np.float32)
 
 
+@pytest.fixture(autouse=True)
+def _usual_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide as they are where nobody says how wide the terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def model(tmp_path: pathlib.Path) -> pathlib.Path:
     path = tmp_path / "model.onnx"
