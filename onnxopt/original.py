@@ -103,6 +103,10 @@ class Original:
             return objection
         objection, trial, candidate.differences = referee.judge(candidate.staged.path)
         candidate.trial = trial
+        for name in referee.unsteady_outputs:
+            self._note(
+                f"Output '{name}' differs in each run of the original; nothing can be held to it."
+            )
         if trial is None:
             return objection
         lost_fusion = objection is not None and objection.kind == "fusions"

@@ -103,6 +103,12 @@ class Referee:
         known = [seen[id(feed)] if id(feed) in seen else run(feed) for feed in self.feeds]
         self.reference = self._try(original, info, known)
         self._own_noise: list[list[Difference]] | None = None
+        self._unsteady: set[str] | None = None
+
+    @property
+    def unsteady_outputs(self) -> list[str]:
+        """Outputs that cannot be compared, as far as that has come up: they differ in each run."""
+        return sorted(self._unsteady or ())
 
     def close(self) -> None:
         """Let go of the original's session."""
@@ -174,7 +180,9 @@ class Referee:
             zip(self.reference.outputs, trial.outputs, strict=True)
         ):
             for difference in compare(expected, actual, names, self.tolerance):
-                if not difference.agrees and self._is_noise(index, difference):
+                if not difference.agrees and (
+                    self._is_unsteady(difference.output) or self._is_noise(index, difference)
+                ):
                     difference = dataclasses.replace(
                         difference, agrees=True, reason="", own_noise=True
                     )
@@ -183,7 +191,24 @@ class Referee:
                 everything.append(difference)
         return everything, wrong
 
+    def _is_unsteady(self, output: str) -> bool:
+        """Whether the original itself gives another output each time it is run."""
+        if self._unsteady is None:
+            # Random numbers start alike in every session, and go on from run to run.
+            twice = try_model(
+                self._worker, self._original, [*self.feeds, *self.feeds], threads=self._threads
+            )
+            count, names = len(self.feeds), [port.name for port in self.reference.info.outputs]
+            self._unsteady = {
+                each.output
+                for first, second in zip(twice.outputs[:count], twice.outputs[count:], strict=True)
+                for each in compare(first, second, names, self.tolerance)
+                if not each.agrees
+            }
+        return output in self._unsteady
+
     def _is_noise(self, feed: int, difference: Difference) -> bool:
+        """Whether the original is as far from itself when the runtime does not optimize it."""
         if self._own_noise is None:
             plain = try_model(
                 self._worker,
