@@ -85,11 +85,14 @@ class Pass(ir.passes.InPlacePass):
         name: Name in pipelines, in kebab-case.
         kind: What it does to the numbers.
         Options: A frozen dataclass of typed options, all with defaults.
+        settles: Whether one run leaves the pass nothing to do until something else changes the
+            model. If not, it runs again in the next round.
         max_rewrites: Stop after so many rewrites; how `bisect` finds the one that breaks a model.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Kind] = Kind.EXACT
+    settles: ClassVar[bool] = True
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, options: Any = None) -> None:

@@ -297,6 +297,27 @@ class TestManager:
         with pytest.raises(PassFailure, match=r"'cloning'.* another model object"):
             PassManager(passes).run(_model())
 
+    def test_foreign_pass_runs_until_it_is_done(self) -> None:
+        class OneAtATime(ir.passes.InPlacePass):
+            """Removes one Identity a run."""
+
+            def call(self, model: ir.Model) -> ir.passes.PassResult:
+                node = next((node for node in model.graph if node.op_type == "Identity"), None)
+                if node is not None:
+                    node.outputs[0].replace_all_uses_with(node.inputs[0])
+                    model.graph.remove(node, safe=True)
+                return ir.passes.PassResult(model, modified=node is not None)
+
+        model = from_proto(
+            parse("g (float[n] x) => (float[n] y) { a = Identity(x) b = Identity(a) y = Neg(b) }")
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            table = {"one-at-a-time": OneAtATime}
+            patch.setattr(onnxopt.pass_manager, "available_passes", lambda: table)
+            passes = parse_pipeline("one-at-a-time")
+        assert len(PassManager(passes).run(model)) == 3
+        assert op_types(model) == ["Neg"]
+
     def test_a_pass_is_a_pass_of_onnx_ir(self) -> None:
         result = ir.passes.Sequential(_scripted(changes=1), IdentityEliminationPass())(_model())
         assert result.modified
