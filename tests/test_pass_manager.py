@@ -303,7 +303,7 @@ class TestManager:
 
             def call(self, model: ir.Model) -> ir.passes.PassResult:
                 node = next((node for node in model.graph if node.op_type == "Identity"), None)
-                if node is not None:
+                if node is not None and node.inputs[0] is not None:
                     node.outputs[0].replace_all_uses_with(node.inputs[0])
                     model.graph.remove(node, safe=True)
                 return ir.passes.PassResult(model, modified=node is not None)
