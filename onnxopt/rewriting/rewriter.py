@@ -92,7 +92,7 @@ class Rewriter:
         """
         dtype = like.dtype if like is not None and like.dtype is not None else None
         array = np.ascontiguousarray(array).reshape(np.shape(array))
-        tensor = ir.Tensor(array, dtype=dtype) if dtype else ir.tensor(array)
+        tensor = ir.Tensor(array, dtype=dtype)
         return self.initializer_tensor(tensor, name)
 
     def initializer_tensor(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
