@@ -19,11 +19,11 @@ from benchmarks.peers import TOOLS
 from benchmarks.processes import measure
 from benchmarks.results import Results
 from benchmarks.zoo import example_feeds, model_path
-from onnxopt.errors import OnnxoptError
+from onnxopt.instruments.verify import Referee
 from onnxopt.model import bytes_on_disk
-from onnxopt.runtime.compare import compare, worst
+from onnxopt.runtime.compare import worst
 from onnxopt.runtime.statistics import ratio
-from onnxopt.runtime.trial import race, try_model
+from onnxopt.runtime.trial import race
 from onnxopt.runtime.worker import shared_worker
 
 __all__ = ["REAL_MODELS", "SCALING_MODELS", "run"]
@@ -99,24 +99,17 @@ def _held_against(
     """Answers and speed on realistic inputs; large models are not raced."""
     worker = shared_worker("benchmark")
     feeds = [example_feeds(model, batch=1, seed=1), example_feeds(model, batch=2, seed=2)]
-    reference = try_model(worker, source, feeds)
-    names = [port.name for port in reference.info.outputs]
-    try:
-        trial = try_model(worker, target, feeds)
-    except OnnxoptError as error:
-        return {"runs": False, "why": str(error)}
-    differences = [
-        each
-        for expected, actual in zip(reference.outputs, trial.outputs, strict=True)
-        for each in compare(expected, actual, names)
-    ]
+    referee = Referee(worker, source, lambda try_run: feeds)
+    objection, trial, differences = referee.judge(target, fusions=False)
+    if trial is None:
+        return {"runs": False, "why": "" if objection is None else objection.message}
     bad = worst(differences)
     row: dict[str, Any] = {
         "runs": True,
-        "agrees": all(each.agrees for each in differences),
+        "agrees": objection is None,
         "worst_db": None if bad is None else bad.snr_db,
-        "why": "" if bad is None else bad.reason,
-        "load_seconds": [reference.info.load_seconds, trial.info.load_seconds],
+        "why": "" if objection is None else objection.message,
+        "load_seconds": [referee.reference.info.load_seconds, trial.info.load_seconds],
     }
     if not large:
         samples = race(worker, [source, target], feeds[0], seconds=_RACE_SECONDS)
