@@ -32,7 +32,8 @@ def directly(
 ) -> list[Array] | None:
     node = make_node(op_type, inputs, attributes, outputs)
     tensors = [None if array is None else ir.Tensor(array) for array in inputs]
-    return evaluate_directly(node, opset, tensors, limit)
+    results: list[Array] | None = evaluate_directly(node, opset, tensors, limit)
+    return results
 
 
 def make_node(

@@ -20,9 +20,7 @@ def test_identity_that_makes_an_output_hands_its_name_on() -> None:
 
 
 def test_identity_from_input_to_output_stays() -> None:
-    untouched(
-        parse("g (float[n] x) => (float[n] y) { y = Identity(x) }"), PASS, "made elsewhere"
-    )
+    untouched(parse("g (float[n] x) => (float[n] y) { y = Identity(x) }"), PASS, "made elsewhere")
 
 
 def test_identity_of_an_outer_value_in_a_branch_stays() -> None:
