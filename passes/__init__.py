@@ -24,7 +24,9 @@ _LOCATIONS = {
     "resolve-control-flow": "resolve_control_flow:ResolveControlFlow",
     "eliminate-identities": "eliminate_identities:EliminateIdentities",
     "eliminate-no-ops": "eliminate_no_ops:EliminateNoOps",
-    "eliminate-common-subexpressions": "eliminate_common_subexpressions:EliminateCommonSubexpressions",
+    "eliminate-common-subexpressions": (
+        "eliminate_common_subexpressions:EliminateCommonSubexpressions"
+    ),
     "deduplicate-initializers": "deduplicate_initializers:DeduplicateInitializers",
     "eliminate-dead-code": "eliminate_dead_code:EliminateDeadCode",
     "fuse-affine": "fuse_affine:FuseAffine",
