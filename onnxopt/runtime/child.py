@@ -110,6 +110,30 @@ class Server:
             path.unlink(missing_ok=True)
         return _kernels(events)
 
+    def optimized_nodes(self, model: str) -> list[tuple[str, tuple[str, ...]]]:
+        """Load a model at the default level and list the nodes of the graph that would run.
+
+        Returns:
+            Operator and output names of each node, those of bodies too.
+        """
+        import onnx  # slow to import and seldom needed
+
+        with tempfile.TemporaryDirectory(prefix="onnxopt-optimized-") as folder:
+            options = ort.SessionOptions()
+            options.log_severity_level = 4
+            options.optimized_model_filepath = os.path.join(folder, "model.onnx")
+            prefix = "session.optimized_model_external_initializers_"
+            options.add_session_config_entry(f"{prefix}file_name", "weights")
+            options.add_session_config_entry(f"{prefix}min_size_in_bytes", "1024")
+            ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            saved = onnx.load(options.optimized_model_filepath, load_external_data=False)
+        graphs = [saved.graph]
+        for graph in graphs:  # grows while it is walked
+            for node in graph.node:
+                for attribute in node.attribute:
+                    graphs.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
+        return [(node.op_type, tuple(node.output)) for graph in graphs for node in graph.node]
+
     def time(
         self, sessions: Sequence[int], feed: Mapping[str, Any], seconds: float, least: int
     ) -> list[list[float]]:

@@ -147,6 +147,20 @@ class Worker:
         outputs: list[Any] = self._ask("evaluate", seconds, model=model, feed=dict(feed))
         return outputs
 
+    def optimized_nodes(self, model: str | os.PathLike[str]) -> list[tuple[str, tuple[str, ...]]]:
+        """Operator and output names of the nodes that the runtime makes of a model it loads.
+
+        The level is the runtime's default; nodes of bodies are among them.
+
+        Raises:
+            RuntimeRefusalError: When the runtime does not take the model.
+            RuntimeCrashError: When the child dies or hangs.
+        """
+        nodes: list[tuple[str, tuple[str, ...]]] = self._ask(
+            "optimized_nodes", model=os.fspath(model)
+        )
+        return nodes
+
     def kernels(self, session: int) -> list[Kernel]:
         """The nodes that ran in a session opened with ``profile``; ends the profiling."""
         kernels: list[Kernel] = self._ask("kernels", session=session)

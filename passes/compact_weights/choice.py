@@ -1,0 +1,136 @@
+"""The codes that make a tensor smaller, the shortest first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from .bitmask import bitmask
+from .builder import Array, Decoder, DecoderBuilder, initializer_bytes
+from .elias_fano import best_low_bits, elias_fano
+from .gaps import gaps
+from .narrow import narrow
+from .numbers import Numbers, as_bits, as_they_are
+from .palette import distinct, palette
+from .positions import Positions, Sparse
+
+__all__ = ["CODES", "Code", "combine", "dense_bytes", "shorter_decoders"]
+
+Code = Literal["constant", "narrow", "palette", "bitmask", "gaps", "elias-fano"]
+CODES: tuple[Code, ...] = ("constant", "narrow", "palette", "bitmask", "gaps", "elias-fano")
+
+#: The first opset in which there are all operators of the packed codes: BitShift, CumSum,
+#: ScatterElements.
+_PACKED_OPSET = 11
+#: The first opset with ConstantOfShape.
+_CONSTANT_OPSET = 9
+#: Positions are computed in int32.
+_MOST_ELEMENTS = 2**31 - 2**10
+#: How many elements are looked at for the most frequent one, where there are many different ones.
+_SAMPLE = 4096
+
+
+def shorter_decoders(
+    value: ir.Value,
+    number: int,
+    opset: int,
+    codes: Collection[Code],
+    present: Collection[Hashable],
+) -> list[Decoder]:
+    """Decoders of an initializer that take less room than the initializer, the shortest first.
+
+    Args:
+        value: The initializer.
+        number: Tells the decoders of a model apart.
+        opset: Version of the standard domain.
+        codes: Codes that may be used.
+        present: Keys of shared constants that the model has already.
+    """
+    tensor = value.const_value
+    assert tensor is not None
+    array = np.ascontiguousarray(tensor.numpy())
+    shape = tuple(int(size) for size in tensor.shape.numpy())
+    if not 0 < array.size < _MOST_ELEMENTS:
+        return []
+    limit = dense_bytes(value)
+    ways = _ways(array.reshape(-1), shape, number, opset, codes)
+    shorter = [decoder for decoder in ways if decoder.nbytes(present) < limit]
+    return sorted(shorter, key=lambda decoder: decoder.nbytes(present))
+
+
+def dense_bytes(value: ir.Value) -> int:
+    """Bytes of an initializer in a model file."""
+    tensor = value.const_value
+    assert tensor is not None
+    shape = tensor.shape.numpy()
+    return initializer_bytes(value.name or "", tensor.dtype, shape, int(tensor.nbytes))
+
+
+def combine(
+    builder: DecoderBuilder, positions: Positions | None, numbers: Numbers, shape: Sequence[int]
+) -> Decoder:
+    """The decoder of a code for positions (all of them when None) and one for numbers."""
+    if positions is None:
+        return builder.finish(numbers.code, numbers.write(builder, shape))
+    stored = numbers.write(builder, (positions.stored.size,))
+    output = positions.expand(builder, stored)
+    if len(shape) != 1:
+        output = builder.reshape(output, shape)
+    code = f"{positions.code}+{numbers.code}" if numbers.code else positions.code
+    return builder.finish(code, output)
+
+
+def _ways(
+    flat: Array, shape: Sequence[int], number: int, opset: int, codes: Collection[Code]
+) -> Iterator[Decoder]:
+    background = _most_frequent(flat)
+    where = np.flatnonzero(as_bits(flat) != as_bits(background))
+    sparse = Sparse(flat, background, where)
+    if where.size == 0 and "constant" in codes and opset >= _CONSTANT_OPSET:
+        builder = DecoderBuilder(number)
+        yield builder.finish("constant", builder.filled(shape, background))
+    numbers = _best_numbers(flat, codes, opset)
+    if numbers.code:
+        yield combine(DecoderBuilder(number), None, numbers, shape)
+    if opset < _PACKED_OPSET:
+        return
+    for positions in _positions(sparse, codes):
+        numbers = _best_numbers(positions.stored, codes, opset)
+        yield combine(DecoderBuilder(number), positions, numbers, shape)
+
+
+def _positions(sparse: Sparse, codes: Collection[Code]) -> Iterator[Positions]:
+    if "bitmask" in codes:
+        yield bitmask(sparse)
+    if sparse.where.size == 0:
+        return
+    if "gaps" in codes:
+        yield from (gaps(sparse, width) for width in (4, 8))
+    if "elias-fano" in codes:
+        yield elias_fano(sparse, best_low_bits(sparse))
+
+
+def _best_numbers(numbers: Array, codes: Collection[Code], opset: int) -> Numbers:
+    ways = [as_they_are(numbers)]
+    if "narrow" in codes and opset >= _CONSTANT_OPSET and (narrowed := narrow(numbers)):
+        ways.append(narrowed)
+    if "palette" in codes:
+        indexed = palette(numbers, packed=opset >= _PACKED_OPSET)
+        if indexed is not None:
+            ways.append(indexed)
+    return min(ways, key=lambda way: way.nbytes)
+
+
+def _most_frequent(flat: Array) -> Array:
+    """The most frequent element, as a vector of one; of many different ones, in a sample."""
+    found = distinct(flat)
+    if found is None:
+        bits, counts = np.unique(as_bits(flat)[:: max(1, flat.size // _SAMPLE)], return_counts=True)
+        colours = bits.view(flat.dtype)
+    else:
+        colours, _, counts = found
+    index = int(np.argmax(counts))
+    return colours[index : index + 1]

@@ -1,0 +1,231 @@
+"""The pass itself: which tensors are coded, and how that is checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterator, Sequence
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
+from onnxopt.op_traits import Trait, has_trait
+from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
+from onnxopt.traversal import all_graphs
+
+from .builder import Decoder
+from .checking import Optimized, optimized
+from .choice import CODES, Code, shorter_decoders
+from .coded import CodedTensor, SharedConstants, next_number
+from .evaluation import decode
+from .numbers import as_bits
+from .structures import find_decoders
+
+__all__ = ["CompactWeights"]
+
+#: Packed types are small already, and operators that take them are few.
+_SMALLEST_BITS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """Options of `CompactWeights`.
+
+    Attributes:
+        min_bytes: Smaller tensors are left as they are.
+        codes: The codes that may be used.
+    """
+
+    min_bytes: int = 1024
+    codes: tuple[Code, ...] = CODES
+
+    def __post_init__(self) -> None:
+        if self.min_bytes < 0:
+            raise ValueError("min-bytes must not be negative")
+        if unknown := set(self.codes) - set(CODES):
+            raise ValueError(f"there is no code '{min(unknown)}'; there are {', '.join(CODES)}")
+
+
+class CompactWeights(Pass):
+    """Store weights in fewer bytes, in a form that ONNX Runtime loads as it is.
+
+    A tensor that has many equal elements, few different ones, or numbers that a narrower type
+    holds is replaced by a small graph of standard operators that makes it. ONNX Runtime computes
+    such a graph once, when it loads the model, and runs the same graph as before. So the file gets
+    smaller; the loaded model does not, nor does it run faster, and loading takes longer.
+
+    For each tensor the shortest code is taken: a constant; a narrower type; a palette with indices
+    of 1 to 8 bits; or the positions of the elements that differ from the most frequent one (a bit
+    for each element, distances, or an Elias-Fano code) and these elements, which can again have a
+    palette or a narrower type.
+
+    The same bytes: each decoder is run and compared bit by bit, so -0.0 and NaN stay what they are.
+    Then the runtime loads the whole model; where it does not fold a decoder, or runs other
+    operators than before, tensors stay dense.
+
+    Left alone: tensors that no code makes smaller, graph inputs and outputs, scales and zero
+    points, strings and types of less than 8 bits, local functions, opsets below 9 (and below 11
+    everything but palettes and narrower types).
+    """
+
+    name = "compact-weights"
+    kind = Kind.STORAGE
+    Options: ClassVar[type] = _Options
+
+    def run(self, model: ir.Model) -> Outcome:
+        """Code the initializers of the main graph and of the bodies of control flow."""
+        outcome = Outcome(model, False)
+        shared = SharedConstants(model)
+        coded: list[CodedTensor] = []
+        number = next_number(model)
+        for value in self._candidates(model):
+            if self.max_rewrites is not None and len(coded) >= self.max_rewrites:
+                break
+            decoder = self._decoder(model, value, number, shared.keys, outcome)
+            if decoder is not None:
+                coded.append(CodedTensor(value, decoder))
+                number += 1
+        if coded:
+            self._apply(model, coded, shared, outcome)
+        outcome.modified = bool(outcome.rewritten)
+        return outcome
+
+    def _candidates(self, model: ir.Model) -> Iterator[ir.Value]:
+        for graph in all_graphs(model.graph):
+            parts = {part for found in find_decoders(graph) for part in found.parts}
+            for value in list(graph.initializers.values()):
+                tensor = value.const_value
+                if (
+                    tensor is not None
+                    and value not in parts
+                    and not value.is_graph_input()
+                    and not value.is_graph_output()
+                    and value.uses()
+                    and tensor.dtype != ir.DataType.STRING
+                    and tensor.dtype.bitwidth >= _SMALLEST_BITS
+                    and tensor.nbytes >= self.options.min_bytes
+                    and not _is_grid(value)
+                ):
+                    yield value
+
+    def _decoder(
+        self,
+        model: ir.Model,
+        value: ir.Value,
+        number: int,
+        present: set[Hashable],
+        outcome: Outcome,
+    ) -> Decoder | None:
+        """The shortest decoder that the runtime takes and that gives the tensor back exactly."""
+        opset = model.opset_imports.get("", 0)
+        tensor = value.const_value
+        assert tensor is not None
+        outcome.matched["tensor"] += 1
+        reason = "no code makes it smaller"
+        for decoder in shorter_decoders(value, number, opset, self.options.codes, present):
+            parts = {
+                part: part.const_value
+                for part in (*decoder.parts, *decoder.shared.values())
+                if part.const_value is not None
+            }
+            try:
+                result = decode(decoder.nodes, parts, decoder.output, opset, model.ir_version)
+            except (RuntimeRefusalError, RuntimeCrashError):
+                reason = "the runtime cannot run the decoder"
+                continue
+            if _same(result, tensor.numpy()):
+                return decoder
+            reason = "the decoder does not give it back bit by bit"
+        outcome.refusals.append(Refusal("tensor", reason, value.name or ""))
+        return None
+
+    def _apply(
+        self,
+        model: ir.Model,
+        coded: Sequence[CodedTensor],
+        shared: SharedConstants,
+        outcome: Outcome,
+    ) -> None:
+        try:
+            dense = optimized(model)
+        except (RuntimeRefusalError, RuntimeCrashError):
+            reason = "the runtime does not load the model, so nothing can be checked"
+            outcome.refusals.extend(Refusal("tensor", reason, each.name) for each in coded)
+            for each in coded:
+                each.give_up()
+            return
+        kept = _put_in(model, coded, shared, dense, outcome)
+        for each in coded:
+            if each in kept:
+                outcome.rewritten[each.decoder.code] += 1
+            else:
+                each.give_up()
+        shared.drop_unused()
+
+
+def _put_in(
+    model: ir.Model,
+    coded: Sequence[CodedTensor],
+    shared: SharedConstants,
+    dense: Optimized,
+    outcome: Outcome,
+) -> list[CodedTensor]:
+    """Put decoders into the model, but those with which the runtime ends up at another graph.
+
+    Returns:
+        Those that are in the model now.
+    """
+    for each in coded:
+        each.insert(shared)
+    bad, reason = _to_blame(model, coded, dense)
+    if not bad:
+        return list(coded)
+    for each in coded:
+        each.remove()
+    if len(coded) == 1:
+        outcome.refusals.append(Refusal("tensor", reason, coded[0].name))
+        return []
+    if len(bad) < len(coded):
+        outcome.refusals.extend(Refusal("tensor", reason, each.name) for each in bad)
+        return _put_in(model, [each for each in coded if each not in bad], shared, dense, outcome)
+    middle = len(coded) // 2
+    return [
+        *_put_in(model, coded[:middle], shared, dense, outcome),
+        *_put_in(model, coded[middle:], shared, dense, outcome),
+    ]
+
+
+def _to_blame(
+    model: ir.Model, coded: Sequence[CodedTensor], dense: Optimized
+) -> tuple[Sequence[CodedTensor], str]:
+    """The tensors whose decoders do harm, or all if that cannot be told; and the reason."""
+    try:
+        now = optimized(model)
+    except (RuntimeRefusalError, RuntimeCrashError):
+        return coded, "the runtime does not load the model with the decoder"
+    left = [each for each in coded if not each.made.isdisjoint(now.names)]
+    if left:
+        return left, "the runtime does not fold the decoder when it loads the model"
+    if now.operators != dense.operators:
+        return coded, "the runtime optimizes the model in another way with the decoder"
+    return (), ""
+
+
+def _is_grid(value: ir.Value) -> bool:
+    """Whether the value is a scale or a zero point of a quantized tensor."""
+    tensor = value.const_value
+    assert tensor is not None
+    return any(
+        (has_trait(node, Trait.QUANTIZATION) and index > 0)
+        or (node.op_type.startswith("Q") and len(tensor.shape) < 2)  # QLinearConv and its like
+        for node, index in value.uses()
+    )
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and np.array_equal(as_bits(one), as_bits(other))
+    )
