@@ -10,6 +10,7 @@ import typer
 from onnxopt.cli.bench import bench
 from onnxopt.cli.bisect import bisect
 from onnxopt.cli.check import check
+from onnxopt.cli.decode import decode
 from onnxopt.cli.failures import DEBUG_VARIABLE
 from onnxopt.cli.inspect import inspect
 from onnxopt.cli.optimize import optimize
@@ -65,6 +66,7 @@ app.command(epilog="Example: onnxopt inspect model.onnx --shape image:1,3,224,22
 app.command(epilog="Example: onnxopt check model.onnx smaller.onnx --tolerance 1e-3,1e-5")(check)
 app.command(epilog="Example: onnxopt bench model.onnx smaller.onnx --threads 2")(bench)
 app.command(epilog="Example: onnxopt passes fuse-affine")(passes)
+app.command(epilog="Example: onnxopt decode compact.onnx dense.onnx")(decode)
 app.command(epilog="Example: onnxopt bisect model.onnx --passes exact --reproducer broken/")(bisect)
 
 
