@@ -358,7 +358,7 @@ def test_any_chain_gives_the_same_numbers(data: st.DataObject) -> None:
                 head = data.draw(st.sampled_from(divisors))
                 sizes = [head, total // head]
                 spelled = list(sizes)
-                if current[0] == head and data.draw(st.booleans()):
+                if current and current[0] == head and data.draw(st.booleans()):
                     spelled[0] = 0
                 if data.draw(st.booleans()):
                     spelled[1] = -1
