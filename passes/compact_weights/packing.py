@@ -1,7 +1,9 @@
 """Small numbers packed into bytes, and the nodes that unpack them.
 
-Numbers of 1, 2 or 4 bits stand in a byte from its lowest bits up. They are unpacked by two shifts
-of unsigned bytes: to the left, so that what stands above a number falls off, and back to the right.
+Numbers of 1, 2 or 4 bits stand in a byte from its lowest bits up: the first share of the vector in
+the lowest bits of all bytes, the next share above it, and so on, so that unpacking works on long
+rows. They are unpacked by two shifts of unsigned bytes: to the left, so that what stands above a
+number falls off, and back to the right.
 Numbers of 3, 5, 6 and 7 bits are split into such parts, which are unpacked each for itself and
 added. ``BitShift`` is in every opset from 11 on; uint4 would need 21.
 """
@@ -34,8 +36,8 @@ def pack(numbers: Array, width: int) -> Array:
     lanes = _BYTE_BITS // width
     padded = np.zeros(-(-numbers.size // lanes) * lanes, np.uint8)
     padded[: numbers.size] = numbers
-    shifts = np.arange(lanes, dtype=np.uint8) * np.uint8(width)
-    packed: Array = np.bitwise_or.reduce(padded.reshape(-1, lanes) << shifts, axis=1)
+    shifts = np.arange(lanes, dtype=np.uint8).reshape(-1, 1) * np.uint8(width)
+    packed: Array = np.bitwise_or.reduce(padded.reshape(lanes, -1) << shifts, axis=0)
     return packed.astype(np.uint8)
 
 
@@ -88,8 +90,8 @@ def _store_plane(
     if width == _BYTE_BITS:
         return builder.store(plane.reshape(shape))
     lanes = _BYTE_BITS // width
-    packed = builder.store(pack(plane, width).reshape(-1, 1))
-    left = np.arange(lanes - 1, -1, -1, dtype=np.uint8) * np.uint8(width)
+    packed = builder.store(pack(plane, width).reshape(1, -1))
+    left = np.arange(lanes - 1, -1, -1, dtype=np.uint8).reshape(-1, 1) * np.uint8(width)
     value = builder.op("BitShift", packed, builder.share(left), direction="LEFT")
     right = builder.share(np.array([_BYTE_BITS - width], np.uint8))
     value = builder.op("BitShift", value, right, direction="RIGHT")

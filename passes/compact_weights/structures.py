@@ -75,6 +75,8 @@ def find_decoders(graph: ir.Graph) -> list[FoundDecoder]:
 
 
 def _is_ours(decoder: FoundDecoder, ways: dict[ir.Value, int], table: _Table) -> bool:
+    if part_number(decoder.output.name) >= 0:
+        return False  # a piece of a decoder whose rest is not as it was
     last = decoder.nodes[-1]
     before = last.inputs[0]
     if last.op_type in _LOOKED_THROUGH and before in ways and part_number(before.name) < 0:

@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from onnxopt.passes.compact_weights.choice import CODES
+
+from onnxopt.errors import OptionError
+from onnxopt.model import from_proto, to_proto
+from onnxopt.pass_manager import make_pass, parse_pipeline
+from tests.differential import apply, op_types, optimize, parse, run
+
+Array = np.ndarray[Any, Any]
+
+COMPACT = "compact-weights"
+DTYPES = (np.float32, np.float16, np.int8, np.uint8)
+SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0)
+
+
+def weights(
+    shape: tuple[int, ...], sparsity: float, dtype: Any = np.float32, zero: int = 0
+) -> Array:
+    """Weights of which so many, at random places, are zero."""
+    rng = np.random.default_rng(sum(shape))
+    array = np.asarray(rng.standard_normal(shape) * 40).astype(dtype)
+    array[rng.random(shape) < sparsity] = zero
+    return array
+
+
+def model(array: Array, opset: int = 13) -> onnx.ModelProto:
+    """A model that gives a weight back, element by element chosen at run time."""
+    nodes = [
+        onnx.helper.make_node("Reshape", ["w", "flat"], ["all"]),
+        onnx.helper.make_node("Gather", ["all", "which"], ["y"]),
+    ]
+    make = onnx.helper.make_tensor_value_info
+    weight = onnx.numpy_helper.from_array(array, "w")
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [make("which", onnx.TensorProto.INT64, ["n"])],
+        [make("y", weight.data_type, ["n"])],
+        [weight, onnx.numpy_helper.from_array(np.array([-1], np.int64), "flat")],
+    )
+    version = onnx.helper.make_opsetid("", opset)
+    return onnx.helper.make_model(graph, opset_imports=[version], ir_version=8)
+
+
+def compact(proto: onnx.ModelProto, options: str = "") -> tuple[onnx.ModelProto, list[str]]:
+    """The model with compact weights, checked to be smaller, and the codes that were used."""
+    coded, outcomes = apply(proto, f"{COMPACT}{{{options}}}" if options else COMPACT)
+    after = to_proto(coded)
+    onnx.checker.check_model(after)
+    assert outcomes[COMPACT].modified == bool(outcomes[COMPACT].rewritten)
+    if outcomes[COMPACT].modified:
+        assert after.ByteSize() < proto.ByteSize()
+    else:
+        assert len(after.graph.node) == len(proto.graph.node)
+    return after, sorted(outcomes[COMPACT].rewritten)
+
+
+def optimized_operators(proto: onnx.ModelProto, folder: Any) -> list[str]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
+
+
+def assert_same_weight(proto: onnx.ModelProto, array: Array) -> None:
+    """Assert that the runtime, and decoding, give the weight back bit by bit."""
+    which = np.arange(array.size, dtype=np.int64)
+    if array.dtype.kind in "fiu":  # others cannot leave the runtime through Python
+        (found,) = run(proto, {"which": which})
+        assert found.tobytes() == array.tobytes()
+    decoded, _ = apply(proto, "decode-weights")
+    tensor = decoded.graph.initializers["w"].const_value
+    assert tensor is not None
+    assert tuple(tensor.shape.numpy()) == array.shape
+    assert tensor.tobytes() == array.tobytes()
+    assert sorted(decoded.graph.initializers) == ["flat", "w"]
+    assert op_types(decoded) == ["Reshape", "Gather"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_weights_come_back_bit_by_bit(dtype: type, sparsity: float) -> None:
+    array = weights((67, 31), sparsity, dtype)
+    after, codes = compact(model(array))
+    assert_same_weight(after, array)
+    if sparsity >= 0.5:
+        assert codes
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("opset", [11, 13, 18, 21])
+def test_each_code_in_each_opset(code: str, opset: int, tmp_path: Any) -> None:
+    values = {"constant": 0.1, "palette": 0.5, "narrow": 7.0}.get(code)
+    array = weights((33, 65), 0.9)
+    if code == "constant":
+        array[...] = values
+    elif values is not None:
+        array = np.where(array != 0, np.float32(values), 0).astype(np.float32)
+    proto = model(array, opset)
+    after, codes = compact(proto, f"codes={code}")
+    assert [each.rstrip("48") for each in codes] == [code]
+    assert_same_weight(after, array)
+    assert optimized_operators(after, tmp_path) == optimized_operators(proto, tmp_path)
+
+
+@pytest.mark.parametrize("colours", [2, 3, 4, 5, 11, 17, 33, 65, 129, 256])
+def test_palettes_of_all_widths(colours: int) -> None:
+    array = (np.arange(71 * 67).reshape(71, 67) * 7 % colours / 3).astype(np.float32)
+    after, codes = compact(model(array))
+    assert codes == ["palette"]
+    indices = -(-array.size * max(1, (colours - 1).bit_length()) // 8)
+    assert after.ByteSize() < indices + array.itemsize * colours + 1500
+    assert_same_weight(after, array)
+
+
+@pytest.mark.parametrize("shape", [(4099,), (1, 4099), (3, 5, 7, 41), (2, 8, 1, 16, 16)])
+@pytest.mark.parametrize("sparsity", [0.6, 0.95])
+def test_all_ranks_and_odd_sizes(shape: tuple[int, ...], sparsity: float) -> None:
+    array = weights(shape, sparsity)
+    after, codes = compact(model(array))
+    assert codes
+    assert_same_weight(after, array)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (5,)])
+def test_tiny_weights_stay(shape: tuple[int, ...]) -> None:
+    proto = model(np.zeros(shape, np.float32))
+    after, codes = compact(proto, "min-bytes=0")
+    assert codes == []
+    assert after.ByteSize() <= proto.ByteSize()
+
+
+def test_nan_payloads_and_negative_zeros_are_kept() -> None:
+    bits = np.zeros(4096, np.uint32)
+    bits[::9] = 0x80000000  # -0.0
+    bits[5::90] = 0x7FC12345
+    bits[7::90] = 0xFFA00001  # a signalling NaN
+    bits[8::300] = 0x7F800000
+    array = bits.view(np.float32).reshape(64, 64)
+    for options in ("", "codes=bitmask", "codes=gaps", "codes=elias-fano", "codes=palette"):
+        after, codes = compact(model(array), options)
+        assert codes
+        assert_same_weight(after, array)
+    assert compact(model(array), "codes=narrow")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "narrower"),
+    [
+        (np.float32, np.float16),
+        (np.float32, ml_dtypes.bfloat16),
+        (np.float32, np.int8),
+        (np.float64, np.float32),
+        (np.int64, np.int16),
+        (np.int32, np.uint8),
+        (np.uint64, np.uint32),
+    ],
+)
+def test_numbers_that_a_narrower_type_holds(dtype: type, narrower: type) -> None:
+    bits = np.random.default_rng(0).integers(1, 0x78, 3 * 700 * np.dtype(narrower).itemsize)
+    array: Array = bits.astype(np.uint8).view(narrower).astype(dtype).reshape(3, 700)
+    after, codes = compact(model(array), "codes=narrow")
+    assert codes == ["narrow"]
+    assert_same_weight(after, array)
+    if array.dtype.kind == "f":
+        array[1, 3] = 1 / 3
+        assert compact(model(array), "codes=narrow")[1] == []
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int32, np.int64, np.uint16, ml_dtypes.bfloat16])
+def test_other_element_types(dtype: Any) -> None:
+    array = weights((41, 43), 0.9, dtype)
+    after, codes = compact(model(array))
+    assert codes
+    if dtype is not ml_dtypes.bfloat16:
+        assert_same_weight(after, array)
+
+
+def test_most_frequent_number_need_not_be_zero() -> None:
+    array = weights((64, 64), 0.9, np.uint8, zero=128)
+    after, codes = compact(model(array))
+    assert codes[0].startswith(("gaps", "elias-fano"))
+    assert after.ByteSize() < array.nbytes / 3
+    assert_same_weight(after, array)
+
+
+def test_long_runs_of_zeros() -> None:
+    array = np.zeros(20000, np.float32)
+    array[[0, 1, 256, 257, 1500, 12000, 12001, 19999]] = np.arange(1, 9)
+    for code in ("gaps", "elias-fano", "bitmask"):
+        after, codes = compact(model(array), f"codes={code}")
+        assert codes
+        assert_same_weight(after, array)
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(data=st.data())
+def test_any_bits_come_back(data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from([np.float32, np.float16, np.uint8, np.int64]))
+    shape = data.draw(st.lists(st.integers(1, 23), min_size=1, max_size=3).map(tuple))
+    seed, sparsity = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.floats(0, 1))
+    kinds = data.draw(st.integers(1, 300))
+    rng = np.random.default_rng(seed)
+    size = np.dtype(dtype).itemsize
+    palette = rng.integers(0, 256, kinds * size).astype(np.uint8).view(dtype)
+    array = palette[rng.integers(0, kinds, shape)]
+    array[rng.random(shape) < sparsity] = palette[0]
+    after, _ = compact(model(array), "min-bytes=0")
+    assert_same_weight(after, array)
+
+
+def test_running_twice_changes_nothing() -> None:
+    array = weights((128, 64), 0.9)
+    once, codes = compact(model(array))
+    twice, outcomes = apply(once, COMPACT)
+    assert codes
+    assert not outcomes[COMPACT].modified
+    assert to_proto(twice).SerializeToString() == once.SerializeToString()
+    again, _ = apply(once, f"decode-weights,{COMPACT}")
+    assert to_proto(again).ByteSize() == once.ByteSize()
+    third, _ = apply(to_proto(again), f"decode-weights,{COMPACT}")
+    assert to_proto(third).SerializeToString() == to_proto(again).SerializeToString()
+
+
+MATMULS = """g (float[n, 64] x) => (float[n, 64] y) {
+    a = MatMul(x, p) b = Relu(a) c = MatMul(b, q) d = Add(c, x) y = MatMul(d, p)
+}"""
+
+
+def test_several_weights_share_small_constants_and_readers_stay() -> None:
+    p, q = weights((64, 64), 0.8), weights((64, 64), 0.9)
+    q[0, 0] = 3
+    proto = parse(MATMULS, {"p": p, "q": q})
+    feed = {"x": np.ones((3, 64), np.float32)}
+    optimized = optimize(proto, COMPACT, feed, rtol=0, atol=0)
+    contents = [
+        tensor.const_value.tobytes()
+        for tensor in optimized.graph.initializers.values()
+        if tensor.const_value is not None and tensor.const_value.nbytes <= 8
+    ]
+    assert len(contents) - len(set(contents)) <= 2  # shapes are parts of their own
+    assert op_types(optimized).count("MatMul") == 3
+    assert not {"p", "q"} & set(optimized.graph.initializers)
+
+
+def test_bodies_of_control_flow(tmp_path: Any) -> None:
+    text = """g (bool c, float[n, 64] x) => (float[n, 64] y) {
+        y = If (c) <
+            then_branch = t () => (float[n, 64] a) { a = MatMul(x, p) },
+            else_branch = e () => (float[n, 64] b) { b = MatMul(x, q) }>
+    }"""
+    proto = parse(text, {"p": weights((64, 64), 0.9)})
+    inner = onnx.numpy_helper.from_array(weights((64, 64), 0.7), "q")
+    proto.graph.node[0].attribute[1].g.initializer.append(inner)
+    x = np.ones((2, 64), np.float32)
+    optimized = optimize(
+        proto, COMPACT, *({"c": np.array(c), "x": x} for c in (True, False)), rtol=0, atol=0
+    )
+    after = to_proto(optimized)
+    assert after.ByteSize() < proto.ByteSize() / 2
+    assert optimized_operators(after, tmp_path) == optimized_operators(proto, tmp_path)
+    branch = next(each.g for each in after.graph.node[-1].attribute if each.name == "else_branch")
+    assert not [each for each in branch.initializer if each.name == "q"]
+    dense, _ = apply(after, "decode-weights")
+    assert op_types(dense) == ["If", "MatMul", "MatMul"]
+
+
+QDQ = """g (float[1, 8, 6, 6] x) => (float[1, 40, 6, 6] y)
+    <float s = {0.02}, uint8 z = {128}, float t = {0.05}, int8 u = {0}> {
+    a = QuantizeLinear(x, s, z) b = DequantizeLinear(a, s, z)
+    v = DequantizeLinear(w, scales, points)
+    c = Conv <pads = [1, 1, 1, 1]> (b, v)
+    d = QuantizeLinear(c, t, z) y = DequantizeLinear(d, t, z)
+}"""
+
+
+def test_quantized_weights_and_not_their_scales(tmp_path: Any) -> None:
+    arrays = {
+        "w": weights((40, 8, 3, 3), 0.8, np.int8),
+        "scales": np.full(40, 0.01, np.float32),
+        "points": np.zeros(40, np.int8),
+    }
+    proto = parse(QDQ, arrays)
+    proto.graph.node[2].attribute.append(onnx.helper.make_attribute("axis", 0))
+    feed = {"x": np.random.default_rng(0).standard_normal((1, 8, 6, 6)).astype(np.float32)}
+    optimized = optimize(proto, f"{COMPACT}{{min-bytes=0}}", feed, rtol=0, atol=0)
+    assert {"scales", "points"} <= set(optimized.graph.initializers)
+    assert "w" not in optimized.graph.initializers
+    operators = optimized_operators(to_proto(optimized), tmp_path)
+    assert operators == optimized_operators(proto, tmp_path)
+    assert "QLinearConv" in operators
+
+
+def test_overridable_initializers_and_outputs_stay() -> None:
+    array = np.zeros((64, 64), np.float32)
+    text = "g (float[n, 64] x, float[64, 64] p) => (float[n, 64] y) { y = MatMul(x, p) }"
+    proto = parse(text, {"p": array})
+    assert compact(proto)[1] == []
+    text = "g (float[n, 64] x) => (float[n, 64] y, float[64, 64] p) { y = MatMul(x, p) }"
+    assert compact(parse(text, {"p": array}))[1] == []
+
+
+@pytest.mark.parametrize(("opset", "codes"), [(8, []), (9, ["narrow"]), (10, ["narrow"])])
+def test_old_opsets(opset: int, codes: list[str]) -> None:
+    array = np.arange(1, 4097).astype(np.float16).astype(np.float32).reshape(64, 64)
+    array[::2] = 0
+    assert compact(model(array, opset), "codes=narrow|bitmask")[1] == codes
+
+
+def test_options() -> None:
+    proto = model(weights((64, 64), 0.9))
+    assert compact(proto, "min-bytes=16385")[1] == []
+    assert compact(proto, "min-bytes=16384")[1] != []
+    assert compact(proto, "codes=bitmask|palette")[1] == ["bitmask"]
+    for wrong in ("min-bytes=-1", "codes=huffman"):
+        with pytest.raises(OptionError):
+            parse_pipeline(f"{COMPACT}{{{wrong}}}")
+
+
+def test_at_most_so_many_are_coded() -> None:
+    coded = from_proto(parse(MATMULS, {"p": weights((64, 64), 0.8), "q": weights((64, 64), 0.9)}))
+    pass_ = make_pass(COMPACT)
+    pass_.max_rewrites = 1
+    assert pass_.run(coded).rewritten.total() == 1
+    assert len({"p", "q"} & set(coded.graph.initializers)) == 1
+
+
+# What the runtime makes of it decides
+
+
+def test_decoder_that_is_not_folded_is_taken_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxopt.passes.compact_weights import compact as module
+
+    proto = parse(MATMULS, {"p": weights((64, 64), 0.8), "q": weights((64, 64), 0.9)})
+    real = module.optimized
+
+    def keeps_q(model: ir.Model) -> Any:
+        found = real(model)
+        if "q" not in model.graph.initializers:
+            found.names |= {"q"}
+        return found
+
+    monkeypatch.setattr(module, "optimized", keeps_q)
+    coded, outcomes = apply(proto, COMPACT)
+    assert "q" in coded.graph.initializers
+    assert "p" not in coded.graph.initializers
+    assert [each.node for each in outcomes[COMPACT].refusals] == ["q"]
+    assert "does not fold" in outcomes[COMPACT].refusals[0].reason
+    feed = {"x": np.ones((2, 64), np.float32)}
+    np.testing.assert_array_equal(run(proto, feed)[0], run(to_proto(coded), feed)[0])
+
+
+def test_other_kernels_are_searched_for_the_tensor_to_blame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from onnxopt.passes.compact_weights import compact as module
+
+    arrays = {"p": weights((64, 64), 0.8), "q": weights((64, 64), 0.9)}
+    proto = parse(MATMULS, arrays)
+    real = module.optimized
+
+    def other_operator_with_p(model: ir.Model) -> Any:
+        found = real(model)
+        if "p" not in model.graph.initializers:
+            found.operators["Gemm"] += 1
+        return found
+
+    monkeypatch.setattr(module, "optimized", other_operator_with_p)
+    coded, outcomes = apply(proto, COMPACT)
+    assert "p" in coded.graph.initializers
+    assert "q" not in coded.graph.initializers
+    assert [each.node for each in outcomes[COMPACT].refusals] == ["p"]
+    dense, _ = apply(to_proto(coded), "decode-weights")
+    assert set(dense.graph.initializers) == {"p", "q"}
+
+
+def test_wrong_decoder_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxopt.passes.compact_weights import compact as module
+
+    def off_by_one(*arguments: Any) -> Array:
+        found = np.array(real(*arguments))
+        found.reshape(-1).view(np.uint32)[7] += 1
+        return found
+
+    real = module.decode
+    monkeypatch.setattr(module, "decode", off_by_one)
+    coded, outcomes = apply(model(weights((64, 64), 0.9)), COMPACT)
+    assert not outcomes[COMPACT].modified
+    assert "bit by bit" in outcomes[COMPACT].refusals[0].reason
+    assert op_types(coded) == ["Reshape", "Gather"]
+
+
+def test_model_that_the_runtime_does_not_load_is_left_alone() -> None:
+    proto = model(weights((64, 64), 0.9))
+    proto.opset_import.add(domain="custom", version=1)
+    proto.graph.node.add(op_type="Strange", domain="custom", input=["w"], output=["z"])
+    coded, outcomes = apply(proto, COMPACT)
+    assert not outcomes[COMPACT].modified
+    assert "does not load" in outcomes[COMPACT].refusals[0].reason
+    assert "w" in coded.graph.initializers
+    assert len(coded.graph.initializers) == 2
