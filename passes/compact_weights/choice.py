@@ -29,6 +29,8 @@ _PACKED_OPSET = 11
 _CONSTANT_OPSET = 9
 #: Positions are computed in int32.
 _MOST_ELEMENTS = 2**31 - 2**10
+#: By so much one code may be longer than another and the file shorter, since its nodes are fewer.
+_NODES_BITS = 1 << 13
 #: How many elements are looked at for the most frequent one, where there are many different ones.
 _SAMPLE = 4096
 
@@ -103,13 +105,17 @@ def _ways(
 
 
 def _positions(sparse: Sparse, codes: Collection[Code]) -> Iterator[Positions]:
+    """Codes for the positions, but those that cannot be the shortest in a large tensor."""
+    size, count = sparse.flat.size, sparse.where.size
+    if (size - count) * sparse.flat.itemsize * 8 <= size:
+        return  # a bit for each element is more than what is left out
     if "bitmask" in codes:
         yield bitmask(sparse)
-    if sparse.where.size == 0:
+    if count == 0:
         return
     if "gaps" in codes:
-        yield from (gaps(sparse, width) for width in (4, 8))
-    if "elias-fano" in codes:
+        yield from (gaps(sparse, width) for width in (4, 8) if width * count < size + _NODES_BITS)
+    if "elias-fano" in codes and count < size // 2 + _NODES_BITS:
         yield elias_fano(sparse, best_low_bits(sparse))
 
 

@@ -24,6 +24,8 @@ _NARROWER: Mapping[np.dtype, tuple[type, ...]] = {
     np.dtype(np.uint64): (np.uint8, np.uint16, np.uint32),
     np.dtype(np.uint32): (np.uint8, np.uint16),
 }
+#: Before all numbers are converted, so many are.
+_SAMPLE = 4096
 #: Bytes of the node.
 _NODE_BYTES = 40
 
@@ -32,12 +34,17 @@ def narrow(numbers: Array) -> Numbers | None:
     """Store a vector in the shortest type that gives it back bit by bit, if there is one."""
     wide = numbers.dtype
     for narrower in _NARROWER.get(wide, ()):
-        with np.errstate(all="ignore"):
-            stored: Array = numbers.astype(narrower)
-            same = np.array_equal(as_bits(stored.astype(wide)), as_bits(numbers))
-        if same:
-            return _widened(stored, ir.DataType.from_numpy(wide))
+        if _holds(narrower, numbers[:: max(1, numbers.size // _SAMPLE)]) and _holds(
+            narrower, numbers
+        ):
+            return _widened(numbers.astype(narrower), ir.DataType.from_numpy(wide))
     return None
+
+
+def _holds(narrower: type, numbers: Array) -> bool:
+    with np.errstate(all="ignore"):
+        back = numbers.astype(narrower).astype(numbers.dtype)
+    return np.array_equal(as_bits(back), as_bits(numbers))
 
 
 def _widened(stored: Array, dtype: ir.DataType) -> Numbers:
