@@ -19,7 +19,7 @@ from onnxopt.rewriting import drop_node, drop_unused_initializer, is_dead
 from onnxopt.traversal import all_graphs
 
 from .compact_weights.evaluation import decode
-from .compact_weights.structures import FoundDecoder, find_decoders
+from .compact_weights.structures import META_DECODED, FoundDecoder, find_decoders
 
 __all__ = ["DecodeWeights"]
 
@@ -44,6 +44,8 @@ class DecodeWeights(Pass):
                     break
                 self._decode(model, graph, found, outcome)
         outcome.modified = bool(outcome.rewritten)
+        if outcome.modified:
+            model.meta[META_DECODED] = True
         return outcome
 
     def _decode(

@@ -20,7 +20,7 @@ from .choice import CODES, Code, shorter_decoders
 from .coded import CodedTensor, SharedConstants, next_number
 from .evaluation import decode
 from .numbers import as_bits
-from .structures import find_decoders
+from .structures import META_DECODED, find_decoders
 
 __all__ = ["CompactWeights"]
 
@@ -35,10 +35,12 @@ class _Options:
     Attributes:
         min_bytes: Smaller tensors are left as they are.
         codes: The codes that may be used.
+        only_again: Do nothing unless `decode-weights` made this model dense before.
     """
 
     min_bytes: int = 1024
     codes: tuple[Code, ...] = CODES
+    only_again: bool = False
 
     def __post_init__(self) -> None:
         if self.min_bytes < 0:
@@ -76,6 +78,8 @@ class CompactWeights(Pass):
     def run(self, model: ir.Model) -> Outcome:
         """Code the initializers of the main graph and of the bodies of control flow."""
         outcome = Outcome(model, False)
+        if self.options.only_again and not model.meta.get(META_DECODED, False):
+            return outcome
         shared = SharedConstants(model)
         coded: list[CodedTensor] = []
         number = next_number(model)

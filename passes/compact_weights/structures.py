@@ -32,7 +32,10 @@ from .numbers import as_they_are
 from .palette import palette
 from .positions import Sparse
 
-__all__ = ["FoundDecoder", "find_decoders"]
+__all__ = ["META_DECODED", "FoundDecoder", "find_decoders"]
+
+#: Key of `onnx_ir.Model.meta`: whether the model had decoders that were taken out.
+META_DECODED = "onnxopt.decoded"
 
 _LOOKED_THROUGH = frozenset(("Reshape", "Slice"))
 _CONSTANT = 0

@@ -128,3 +128,12 @@ def test_compact_pipeline_loses_nothing_by_running_twice() -> None:
     assert op_types(apply(to_proto(once), DECODE)[0]) == ["MatMul", "Relu"]
     again = optimize(to_proto(once), "compact", feed)
     assert to_proto(again).ByteSize() == to_proto(once).ByteSize()
+
+
+def test_compact_only_what_was_compact() -> None:
+    dense = model(weights((64, 64), 0.9))
+    coded, _ = compact(dense)
+    pipeline = "decode-weights,compact-weights{only-again=true}"
+    untouched(dense, pipeline)
+    again, _ = apply(coded, pipeline)
+    assert to_proto(again).ByteSize() == coded.ByteSize()
