@@ -30,6 +30,7 @@ _LOCATIONS = {
     "deduplicate-initializers": "deduplicate_initializers:DeduplicateInitializers",
     "eliminate-dead-code": "eliminate_dead_code:EliminateDeadCode",
     "fuse-affine": "fuse_affine:FuseAffine",
+    "fold-pruned-channels": "fold_pruned_channels:FoldPrunedChannels",
     "affine-to-batch-norm": "affine_to_batch_norm:AffineToBatchNorm",
     "fuse-pad": "fuse_pad:FusePad",
     "fuse-matmul-add": "fuse_matmul_add:FuseMatMulAdd",

@@ -1,0 +1,71 @@
+"""Which channels are read, given which others stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.channels.atoms import Ids
+from onnxopt.channels.known import Known, Mask
+from onnxopt.channels.layers import Layer
+from onnxopt.channels.tracer import Trace
+
+__all__ = ["Reads"]
+
+
+class Reads:
+    """Asks the layers of a graph what they read, and remembers the answers."""
+
+    def __init__(self, trace: Trace, known: Mapping[ir.Value, Known]) -> None:
+        self._trace = trace
+        self._known = known
+        self._answers: dict[tuple[Layer, bytes], Mask] = {}
+
+    def read(self, layer: Layer, removed: Mask) -> Mask:
+        """Which input channels of a layer some output depends on that is not removed.
+
+        Args:
+            layer: A layer whose input channels are followed.
+            removed: By atom, whether it is removed.
+        """
+        kept: Mask | None = None
+        if layer.outputs is not None and (gone := removed[layer.outputs]).any():
+            kept = ~gone
+        key = (layer, b"" if kept is None else kept.tobytes())
+        if key not in self._answers:
+            self._answers[key] = layer.reads(kept)
+        return self._answers[key]
+
+    def constant(self, layer: Layer) -> Mask:
+        """Which input channels of a layer are constant."""
+        assert layer.source is not None
+        assert layer.inputs is not None
+        known = self._known.get(layer.source.value)
+        return np.zeros(layer.inputs.shape, np.bool_) if known is None else known.mask.reshape(-1)
+
+    def removable(self, stay: Mask) -> Mask:
+        """Atoms that nothing needs, given some that stay.
+
+        An atom can go when each layer that reads one of its channels either finds a constant there,
+        which it can account for, or has no weight for it but in rows that go too. This grows from
+        nothing, so that what is found is certain.
+        """
+        removed = np.zeros(self._trace.count, np.bool_)
+        while True:
+            needed = stay.copy()
+            for layer in self._trace.layers:
+                if layer.inputs is not None:
+                    wanted = self.read(layer, removed) & ~self.constant(layer)
+                    needed[layer.inputs[wanted]] = True
+            if (~needed == removed).all():
+                return removed
+            removed = ~needed
+
+
+def atoms_in(ids: Ids, count: int) -> Mask:
+    """By atom, whether it is among these."""
+    found = np.zeros(count, np.bool_)
+    found[ids.reshape(-1)] = True
+    return found

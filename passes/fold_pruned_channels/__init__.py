@@ -1,0 +1,126 @@
+"""Remove channels that are pruned but still there, with the answers kept.
+
+Pruning in a framework sets filters or BatchNorm scales to zero, and the exported model is not a
+byte smaller for it. A channel that is zero where it is made is seldom zero where it is read: it has
+a bias, which activations make something else of. Such a channel is constant, everywhere and in
+every run. This pass follows constants through the graph (`onnxopt.channels`) and removes channels
+
+- that are constant wherever a layer sums over them: what they add goes into the layer's bias,
+  ``b + sum_j c_j * sum(W_j)``;
+- that no layer has a weight for, or only in rows that go themselves.
+
+Under padding the border of a convolution sees less of a constant than the inside, so that no bias
+is right. There one of the constant channels stays as a carrier k and takes over what the others
+add, ``W_k + sum_j (c_j / c_k) * W_j``, which is exact at any size and any border.
+
+Exact up to rounding, for inputs that are finite (0 times infinity, or NaN, is what is not kept).
+The constants are those that the runtime itself computes. Weights count as zero if each is exactly
+0; a sum that is 0 proves nothing.
+
+Channels that meet in an elementwise operator (residual additions, the gates of squeeze-and-excite
+blocks) go together or not at all. No tensor loses its last channel, and groups of a grouped
+convolution lose equal numbers. Left alone is all that the channels cannot be followed through, with
+the reason: unknown operators, outputs of the graph, shared or quantized weights, sums and
+normalization over channels, products of two computed tensors. Bodies of control flow and functions
+are treated each by itself.
+
+``round-to``: widths of convolutions stay multiples of this where they were at least as wide.
+ONNX Runtime's CPU kernels work on blocks of channels and want multiples of 4. Measured on one
+thread with AVX2, before and after a removal that leaves an odd width: a depthwise block with 90
+channels took 188 us, with 96 or 92 it took 111; 3 x 3 convolutions at 28 x 28 took 130 us with 13
+channels and 113 with 12 or 16, 1376 with 61 and 1222 with 64. 1 x 1 convolutions alone did not
+care. A channel that is kept for this is one that could have gone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.channels import Known, Trace, known_channels, trace
+from onnxopt.pass_contract import Outcome, Pass, Refusal
+from onnxopt.rewriting import Context
+from onnxopt.traversal import all_graphs
+
+from .choice import Choice, choose
+from .removal import remove
+
+__all__ = ["FoldPrunedChannels"]
+
+_RULE = "remove-channel"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `fold-pruned-channels`.
+
+    Attributes:
+        round_to: Keep the widths of convolutions multiples of this, 1 for any width.
+    """
+
+    round_to: int = 4
+
+
+class FoldPrunedChannels(Pass):
+    """Remove channels that are constant or that nothing reads, and fold in what they add."""
+
+    name = "fold-pruned-channels"
+    Options = Options
+
+    def run(self, model: ir.Model) -> Outcome:
+        """Treat each graph once: what follows from a removal is part of the choice."""
+        outcome = Outcome(model, False)
+        context = Context(model)
+        for graph, opset in _graphs(model):
+            traced = trace(graph, opset, model.ir_version)
+            known = known_channels(traced)
+            choice = self._choice(traced, known, outcome.rewritten.total())
+            outcome.refusals.extend(_refusals(choice))
+            outcome.matched[_RULE] += int(choice.removed.sum()) + len(choice.kept)
+            if choice.removed.any():
+                outcome.rewritten[_RULE] += int(choice.removed.sum())
+                outcome.modified = True
+                remove(choice, context)
+        return outcome
+
+    def _choice(self, traced: Trace, known: Mapping[ir.Value, Known], done: int) -> Choice:
+        allowed = np.array([pin is None for pin in traced.pins], np.bool_)
+        choice = choose(traced, known, self.options.round_to, allowed)
+        if self.max_rewrites is not None:
+            left = max(0, self.max_rewrites - done)
+            first = np.flatnonzero(choice.removed)[:left]
+            few = np.zeros(traced.count, np.bool_)
+            few[first] = True
+            choice = choose(traced, known, self.options.round_to, few)
+        return choice
+
+
+def _graphs(model: ir.Model) -> Iterator[tuple[ir.Graph, int]]:
+    """All graphs, with the version of the standard operators there."""
+    roots = [(model.graph, model.opset_imports)]
+    roots.extend((each.graph, each.opset_imports) for each in model.functions.values())
+    for root, imports in roots:
+        for graph in all_graphs(root):
+            yield graph, imports.get("", imports.get("ai.onnx", 0))
+
+
+def _refusals(choice: Choice) -> list[Refusal]:
+    """Why constant channels stay, once for each reason and place."""
+    traced = choice.trace
+    constant: dict[int, None] = {}
+    places: dict[int, str] = {}
+    for value, ids in traced.atoms.items():
+        node = value.producer()
+        for atom in ids.reshape(-1).tolist():
+            places.setdefault(atom, "" if node is None else node.name or node.op_type)
+        if (known := choice.known.get(value)) is not None:
+            constant.update(dict.fromkeys(ids[known.mask].tolist()))
+    found = {
+        (pin.reason, pin.node): None for atom in constant if (pin := traced.pins[atom]) is not None
+    }
+    for reason, atoms in choice.kept.items():
+        found.update(dict.fromkeys((reason, places[atom]) for atom in sorted(atoms)))
+    return [Refusal(_RULE, reason, node) for reason, node in found]

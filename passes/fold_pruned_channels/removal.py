@@ -1,0 +1,226 @@
+"""Carry out the removal of channels: slice weights, fold constants, adapt sizes and shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxopt.analysis.attributes import float_attribute
+from onnxopt.analysis.values import constant_array, has_one_use
+from onnxopt.channels import (
+    AxisRef,
+    GatherIndices,
+    GroupCount,
+    Layer,
+    Operand,
+    SizeInput,
+    SliceBounds,
+    SplitSizes,
+)
+from onnxopt.rewriting import Context, Rewriter, drop_unused_initializer
+
+from .choice import Choice
+from .folding import fold
+
+__all__ = ["remove"]
+
+
+def remove(choice: Choice, context: Context) -> None:
+    """Remove what was chosen from the graph."""
+    removal = _Removal(choice, context)
+    for layer in choice.trace.layers:
+        removal.layer(layer)
+    for follower in choice.trace.followers:
+        match follower:
+            case Operand():
+                removal.operand(follower)
+            case SizeInput():
+                removal.size(follower)
+            case GroupCount():
+                removal.group(follower)
+            case SplitSizes():
+                removal.split(follower)
+            case SliceBounds():
+                removal.bounds(follower)
+            case GatherIndices():
+                removal.indices(follower)
+    removal.write()
+    removal.shapes()
+
+
+class _Removal:
+    """New constants are gathered by the node and input they are for, and written in the end."""
+
+    def __init__(self, choice: Choice, context: Context) -> None:
+        self.choice = choice
+        self.context = context
+        self._arrays: dict[tuple[ir.Node, int], NDArray[Any]] = {}
+
+    def layer(self, layer: Layer) -> None:
+        """Slice the weights and bias of a layer, after constants are folded into them."""
+        kept_inputs = self._by_group(layer, layer.inputs)
+        kept_outputs = self._by_group(layer, layer.outputs)
+        if kept_inputs is None and kept_outputs is None:
+            return
+        folded = None
+        if kept_inputs is not None:
+            folded = fold(layer, self.choice.folded(layer), self.choice.carriers(layer))
+            if folded.bias is not None:
+                self._add_bias(layer, folded.bias)
+        blocks = layer.blocks if folded is None or folded.blocks is None else folded.blocks
+        for axis, kept in ((1, kept_inputs), (2, kept_outputs)):
+            if kept is not None:
+                parts = [
+                    block.compress(each, axis - 1) for block, each in zip(blocks, kept, strict=True)
+                ]
+                blocks = np.stack(parts)
+        self._arrays[layer.node, 1] = layer.weights_of(blocks)
+        if kept_outputs is not None and layer.node.op_type != "MatMul":
+            array = self._array(layer.node, 2)
+            if array is not None and array.ndim and array.shape[-1] == kept_outputs.size:
+                self._arrays[layer.node, 2] = array.compress(kept_outputs.reshape(-1), -1)
+
+    def operand(self, follower: Operand) -> None:
+        """Slice a constant with one slice for each channel."""
+        kept = self.choice.keeps(follower.channels)
+        if not kept.all():
+            array = self._array(follower.node, follower.index)
+            assert array is not None
+            self._arrays[follower.node, follower.index] = array.compress(kept, follower.axis)
+
+    def size(self, follower: SizeInput) -> None:
+        """Count the channels that are left."""
+        kept = self.choice.keeps(follower.channels)
+        if not kept.all():
+            self._set_element(follower.node, follower.index, follower.position, int(kept.sum()))
+
+    def group(self, follower: GroupCount) -> None:
+        """Let a depthwise convolution have as many groups as channels."""
+        kept = self.choice.keeps(follower.channels)
+        if not kept.all():
+            self._rewriter(follower.node).set_attribute(follower.node, "group", int(kept.sum()))
+
+    def split(self, follower: SplitSizes) -> None:
+        """State the sizes of the parts."""
+        node = follower.node
+        outputs = [AxisRef(output, follower.axis) for output in node.outputs]
+        atoms = self.choice.trace.atoms
+        # A part of one channel is not followed: that channel stays.
+        kept = [self.choice.keeps(each) if each.value in atoms else np.ones(1) for each in outputs]
+        if all(each.all() for each in kept):
+            return
+        sizes = [int(each.sum()) for each in kept]
+        if self.context.opset(node) < 13:
+            self._rewriter(node).set_attribute(node, "split", sizes)
+            return
+        self._rewriter(node).set_attribute(node, "num_outputs", None)
+        self._arrays[node, 1] = np.array(sizes, np.int64)
+
+    def bounds(self, follower: SliceBounds) -> None:
+        """Count the channels that are left before the start and before the end."""
+        node, kept = follower.node, self.choice.keeps(follower.channels)
+        if kept.all():
+            return
+        start, end = int(kept[: follower.start].sum()), int(kept[: follower.end].sum())
+        for name, index, number in (("starts", 1, start), ("ends", 2, end)):
+            attribute = node.attributes.get(name)
+            if attribute is None:
+                self._set_element(node, index, follower.position, number)
+            else:
+                numbers = list(attribute.as_ints())
+                numbers[follower.position] = number
+                self._rewriter(node).set_attribute(node, name, numbers)
+
+    def indices(self, follower: GatherIndices) -> None:
+        """Renumber the channels that are chosen, without those that are gone."""
+        kept = self.choice.keeps(follower.channels)
+        if kept.all():
+            return
+        array = self._array(follower.node, 1)
+        assert array is not None
+        chosen = array % len(kept)
+        numbers = np.cumsum(kept) - 1
+        left = chosen[kept[chosen]] if chosen.ndim else chosen
+        self._arrays[follower.node, 1] = numbers[left].astype(array.dtype)
+
+    def write(self) -> None:
+        """Give the nodes their new constants, under the old names unless others read those."""
+        for (node, index), array in self._arrays.items():
+            old = node.inputs[index] if index < len(node.inputs) else None
+            if old is not None and old.is_initializer() and has_one_use(old):
+                old.const_value = ir.Tensor(
+                    np.ascontiguousarray(array), dtype=old.dtype, name=old.name
+                )
+                old.shape = ir.Shape(array.shape)
+                continue
+            hint = (old.name if old is not None else None) or f"{node.outputs[0].name}_constant"
+            rewriter = Rewriter(self.context, node)
+            new = rewriter.initializer(array, hint, like=old)
+            if index >= len(node.inputs):
+                node.resize_inputs(index + 1)
+            node.replace_input_with(index, new)
+            if old is not None:
+                _drop(old)
+
+    def shapes(self) -> None:
+        """State the shapes as they are now."""
+        for value, ids in self.choice.trace.atoms.items():
+            if value.shape is None:
+                continue
+            dims = list(value.shape.dims)
+            for axis, size in enumerate(ids.shape):
+                if size > 1:
+                    dims[axis] = int(self.choice.keeps(AxisRef(value, axis)).sum())
+            value.shape = ir.Shape(dims)
+
+    def _by_group(self, layer: Layer, atoms: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+        """Which channels are kept [groups, channels a group]; None when all are."""
+        if atoms is None or not self.choice.removed[atoms].any():
+            return None
+        kept: NDArray[np.bool_] = ~self.choice.removed[atoms].reshape(layer.groups, -1)
+        return kept
+
+    def _add_bias(self, layer: Layer, added: NDArray[np.float64]) -> None:
+        place = layer.bias_place
+        assert place is not None
+        node, index = place
+        weights = layer.blocks
+        if layer.node.op_type == "MatMul":
+            array = self._array(node, index)
+            assert array is not None
+            total = array.astype(np.float64) + added
+            self._arrays[node, index] = total.astype(array.dtype)
+            return
+        bias = layer.bias
+        assert bias is not None
+        if node.op_type == "Gemm" and float_attribute(node, "beta", 1.0) != 1.0:
+            self._rewriter(node).set_attribute(node, "beta", 1.0)
+        self._arrays[node, index] = (bias + added).astype(weights.dtype)
+
+    def _array(self, node: ir.Node, index: int) -> NDArray[Any] | None:
+        """A constant input as it is by now."""
+        if (node, index) in self._arrays:
+            return self._arrays[node, index]
+        return constant_array(node.inputs[index]) if index < len(node.inputs) else None
+
+    def _set_element(self, node: ir.Node, index: int, position: int, number: int) -> None:
+        array = self._array(node, index)
+        assert array is not None
+        changed = np.array(array)
+        changed.reshape(-1)[position] = number
+        self._arrays[node, index] = changed
+
+    def _rewriter(self, node: ir.Node) -> Rewriter:
+        return Rewriter(self.context, node)
+
+
+def _drop(value: ir.Value) -> None:
+    """Remove a constant that nobody reads any more."""
+    producer = value.producer()
+    if producer is None:
+        drop_unused_initializer(value)
+    elif not value.uses() and not value.is_graph_output() and producer.graph is not None:
+        producer.graph.remove(producer)
