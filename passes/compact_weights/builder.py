@@ -25,7 +25,7 @@ def part_number(name: str | None) -> int:
     return -1 if match is None else int(match[1])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Decoder:
     """A graph that makes one tensor of stored parts.
 
@@ -42,6 +42,12 @@ class Decoder:
     parts: tuple[ir.Value, ...]
     shared: dict[Hashable, ir.Value]
     output: ir.Value
+
+    @property
+    def tensors(self) -> dict[ir.Value, ir.TensorProtocol]:
+        """What all constants hold, its own and the shared ones."""
+        values = (*self.parts, *self.shared.values())
+        return {value: value.const_value for value in values if value.const_value is not None}
 
     def nbytes(self, present: Collection[Hashable] = ()) -> int:
         """Bytes that it takes in a model file.

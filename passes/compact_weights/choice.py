@@ -1,4 +1,4 @@
-"""The codes that make a tensor smaller, the shortest first."""
+"""The codes that make a tensor smaller, the best first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import onnx_ir as ir
 from .bitmask import bitmask
 from .builder import Array, Decoder, DecoderBuilder, initializer_bytes
 from .elias_fano import best_low_bits, elias_fano
-from .gaps import gaps
+from .evaluation import temporary_bytes
+from .gaps import best_widths, gaps
 from .narrow import narrow
 from .numbers import Numbers, as_bits, as_they_are
 from .palette import distinct, palette
@@ -39,16 +40,23 @@ def shorter_decoders(
     value: ir.Value,
     number: int,
     opset: int,
+    ir_version: int,
     codes: Collection[Code],
+    slack: float,
     present: Collection[Hashable],
 ) -> list[Decoder]:
-    """Decoders of an initializer that take less room than the initializer, the shortest first.
+    """Decoders of an initializer that take less room than the initializer, the best first.
+
+    The best are those about as short as the shortest, by the memory that they need; then the others
+    by their length.
 
     Args:
         value: The initializer.
         number: Tells the decoders of a model apart.
         opset: Version of the standard domain.
+        ir_version: IR version of the model.
         codes: Codes that may be used.
+        slack: By how much of its length one is about as short as the shortest.
         present: Keys of shared constants that the model has already.
     """
     tensor = value.const_value
@@ -59,8 +67,12 @@ def shorter_decoders(
         return []
     limit = dense_bytes(value)
     ways = _ways(array.reshape(-1), shape, number, opset, codes)
-    shorter = [decoder for decoder in ways if decoder.nbytes(present) < limit]
-    return sorted(shorter, key=lambda decoder: decoder.nbytes(present))
+    sizes = {decoder: decoder.nbytes(present) for decoder in ways}
+    shorter = sorted((each for each in sizes if sizes[each] < limit), key=sizes.__getitem__)
+    near = [each for each in shorter if sizes[each] <= sizes[shorter[0]] * (1 + slack)]
+    if len(near) > 1:
+        near.sort(key=lambda each: temporary_bytes(each, opset, ir_version))
+    return [*near, *(each for each in shorter if each not in near)]
 
 
 def dense_bytes(value: ir.Value) -> int:
@@ -99,12 +111,13 @@ def _ways(
         yield combine(DecoderBuilder(number), None, numbers, shape)
     if opset < _PACKED_OPSET:
         return
-    for positions in _positions(sparse, codes):
+    number_bits = max(1, 8 * numbers.nbytes // flat.size)
+    for positions in _positions(sparse, codes, number_bits):
         numbers = _best_numbers(positions.stored, codes, opset)
         yield combine(DecoderBuilder(number), positions, numbers, shape)
 
 
-def _positions(sparse: Sparse, codes: Collection[Code]) -> Iterator[Positions]:
+def _positions(sparse: Sparse, codes: Collection[Code], number_bits: int) -> Iterator[Positions]:
     """Codes for the positions, but those that cannot be the shortest in a large tensor."""
     size, count = sparse.flat.size, sparse.where.size
     if (size - count) * sparse.flat.itemsize * 8 <= size:
@@ -114,7 +127,9 @@ def _positions(sparse: Sparse, codes: Collection[Code]) -> Iterator[Positions]:
     if count == 0:
         return
     if "gaps" in codes:
-        yield from (gaps(sparse, width) for width in (4, 8) if width * count < size + _NODES_BITS)
+        for width in best_widths(sparse, number_bits):
+            if width * count < size + _NODES_BITS:
+                yield gaps(sparse, width)
     if "elias-fano" in codes and count < size // 2 + _NODES_BITS:
         yield elias_fano(sparse, best_low_bits(sparse))
 

@@ -35,16 +35,21 @@ class _Options:
     Attributes:
         min_bytes: Smaller tensors are left as they are.
         codes: The codes that may be used.
+        slack: How much longer than the shortest a code may be, as a part of its length, if the
+            runtime needs less memory for it while it loads the model.
         only_again: Do nothing unless `decode-weights` made this model dense before.
     """
 
     min_bytes: int = 1024
     codes: tuple[Code, ...] = CODES
+    slack: float = 0.03
     only_again: bool = False
 
     def __post_init__(self) -> None:
         if self.min_bytes < 0:
             raise ValueError("min-bytes must not be negative")
+        if not self.slack >= 0:
+            raise ValueError("slack must not be negative")
         if unknown := set(self.codes) - set(CODES):
             raise ValueError(f"there is no code '{min(unknown)}'; there are {', '.join(CODES)}")
 
@@ -57,10 +62,10 @@ class CompactWeights(Pass):
     such a graph once, when it loads the model, and runs the same graph as before. So the file gets
     smaller; the loaded model does not, nor does it run faster, and loading takes longer.
 
-    For each tensor the shortest code is taken: a constant; a narrower type; a palette with indices
-    of 1 to 8 bits; or the positions of the elements that differ from the most frequent one (a bit
-    for each element, distances, or an Elias-Fano code) and these elements, which can again have a
-    palette or a narrower type.
+    For each tensor the shortest code is taken, or one that is hardly longer and takes less memory
+    to decode: a constant; a narrower type; a palette with indices of 1 to 8 bits; or the positions
+    of the elements that differ from the most frequent one (a bit for each element, distances, or an
+    Elias-Fano code) and these elements, which can again have a palette or a narrower type.
 
     The same bytes: each decoder is run and compared bit by bit, so -0.0 and NaN stay what they are.
     Then the runtime loads the whole model; where it does not fold a decoder, or runs other
@@ -127,14 +132,19 @@ class CompactWeights(Pass):
         assert tensor is not None
         outcome.matched["tensor"] += 1
         reason = "no code makes it smaller"
-        for decoder in shorter_decoders(value, number, opset, self.options.codes, present):
-            parts = {
-                part: part.const_value
-                for part in (*decoder.parts, *decoder.shared.values())
-                if part.const_value is not None
-            }
+        for decoder in shorter_decoders(
+            value,
+            number,
+            opset,
+            model.ir_version,
+            self.options.codes,
+            self.options.slack,
+            present,
+        ):
             try:
-                result = decode(decoder.nodes, parts, decoder.output, opset, model.ir_version)
+                result = decode(
+                    decoder.nodes, decoder.tensors, decoder.output, opset, model.ir_version
+                )
             except (RuntimeRefusalError, RuntimeCrashError):
                 reason = "the runtime cannot run the decoder"
                 continue

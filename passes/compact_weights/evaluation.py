@@ -1,17 +1,20 @@
-"""Run decoders in ONNX Runtime, in its child process, without its optimizations."""
+"""Run decoders in ONNX Runtime, without its optimizations, and say how much memory they take."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxopt.runtime.worker import shared_worker
 
 from ..fold_constants.region_proto import region_proto
+from .builder import Decoder
 
-__all__ = ["decode"]
+__all__ = ["decode", "temporary_bytes"]
 
 #: Smaller parts are put into the message, larger ones are fed.
 _INITIALIZER_BYTES = 1 << 12
@@ -43,3 +46,20 @@ def decode(
     feeds = {name: parts[value].numpy() for name, value in region.fed.items()}
     (array,) = shared_worker().evaluate(region.proto.SerializeToString(), feeds, _SECONDS)
     return np.asarray(array)
+
+
+def temporary_bytes(decoder: Decoder, opset: int, ir_version: int) -> int:
+    """Bytes of everything that the nodes of a decoder make.
+
+    The runtime holds all of it at once, since it folds a whole model before it lets anything go.
+    """
+    region = region_proto(
+        decoder.nodes, decoder.tensors, opset, ir_version, _INITIALIZER_BYTES, [decoder.output]
+    )
+    graph = onnx.shape_inference.infer_shapes(region.proto, data_prop=True).graph
+    return sum(_nbytes(value.type.tensor_type) for value in (*graph.value_info, *graph.output))
+
+
+def _nbytes(tensor: onnx.TypeProto.Tensor) -> int:
+    elements = math.prod(int(dim.dim_value) for dim in tensor.shape.dim)
+    return elements * ir.DataType(tensor.elem_type).bitwidth // 8

@@ -170,7 +170,7 @@ def _examples() -> Iterator[Decoder]:
     sparse = Sparse(flat, flat[:1], np.flatnonzero(flat))
     positions = [
         bitmask(sparse),
-        *(gaps(sparse, width) for width in (4, 8)),
+        *(gaps(sparse, width) for width in range(1, 9)),
         *(elias_fano(sparse, low_bits) for low_bits in range(MOST_LOW_BITS + 1)),
     ]
     builder = DecoderBuilder(0)
