@@ -44,7 +44,7 @@ def refused(model: onnx.ModelProto, pipeline: str = PASS) -> list[str]:
 def folded(
     model: onnx.ModelProto, count: int, *feeds: Feed, pipeline: str = PASS, **tolerance: float
 ) -> ir.Model:
-    """Assert that so many channels go, that the outputs stay, and that a second run finds nothing."""
+    """Assert that so many channels go, outputs stay, and a second run finds nothing."""
     optimized = optimize(model, pipeline, *feeds, **tolerance)
     assert removed(model, pipeline) == count
     assert removed(to_proto(optimized), pipeline) == 0

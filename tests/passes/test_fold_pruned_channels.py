@@ -26,8 +26,8 @@ def ints(*numbers: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "operator",
-    ["Relu", "LeakyRelu", "HardSwish", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Elu", "Selu"]
-    + ["Exp", "Erf", "Softsign", "Mish", "Neg", "Abs", "Identity", "ThresholdedRelu", "Celu"],
+    """Relu LeakyRelu HardSwish Sigmoid HardSigmoid Tanh Softplus Elu Selu Exp Erf Softsign Mish
+    Neg Abs Identity ThresholdedRelu Celu""".split(),  # noqa: SIM905 - easier to read
 )
 def test_activation(operator: str) -> None:
     folded(between(f"s = {operator}(r)"), DEAD, *FEEDS)
@@ -83,7 +83,8 @@ def test_operator(text: str, constants: dict[str, np.ndarray]) -> None:
     [
         # The border differs from the inside.
         (
-            "s = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (r)",
+            "s = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], "
+            "count_include_pad = 1> (r)",
             {},
         ),
         ("s = Pad(r, p)", {"p": ints(0, 0, 1, 1, 0, 0, 2, 1)}),
@@ -107,7 +108,8 @@ def test_no_longer_constant(text: str, constants: dict[str, np.ndarray]) -> None
     ("text", "constants"),
     [
         (
-            "s = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (r)",
+            "s = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], "
+            "count_include_pad = 1> (r)",
             {},
         ),
         ("s = Pad(r, p)", {"p": ints(0, 0, 1, 1, 0, 0, 2, 1)}),
@@ -411,7 +413,8 @@ def test_double_precision() -> None:
     first = normal(6, 8).astype(np.float64)
     first[:, [1, 2]] = 0
     model = parse(
-        "g (double[n, 6] x) => (double[n, 5] y) { r = Gemm(x, w1, b1)  s = Sigmoid(r)  y = Gemm(s, w2) }",
+        "g (double[n, 6] x) => (double[n, 5] y) "
+        "{ r = Gemm(x, w1, b1)  s = Sigmoid(r)  y = Gemm(s, w2) }",
         {"w1": first, "b1": normal(8).astype(np.float64), "w2": normal(8, 5).astype(np.float64)},
     )
     feed = {"x": normal(3, 6).astype(np.float64)}
