@@ -127,7 +127,11 @@ def test_zero_stays_zero(text: str, constants: dict[str, np.ndarray]) -> None:
 
 def test_constant_padding_with_the_constant_itself() -> None:
     text = "t = Clip(r, one, two)  s = Pad(t, p, two)"
-    constants = {"one": np.float32(1), "two": np.float32(2), "p": ints(0, 0, 1, 1, 0, 0, 2, 1)}
+    constants = {
+        "one": np.array(1, np.float32),
+        "two": np.float32(2),
+        "p": ints(0, 0, 1, 1, 0, 0, 2, 1),
+    }
     folded(between(text, constants, bias=9.0), DEAD, *FEEDS)
 
 
@@ -380,9 +384,9 @@ def test_feed_forward_of_a_transformer() -> None:
         {
             "w1": first,
             "b1": bias,
-            "root": np.float32(1.41421356),
-            "one": np.float32(1),
-            "half": np.float32(0.5),
+            "root": np.array(1.41421356, np.float32),
+            "one": np.array(1, np.float32),
+            "half": np.array(0.5, np.float32),
             "w2": normal(16, 6),
             "b2": normal(6),
         },
