@@ -129,7 +129,7 @@ def test_constant_padding_with_the_constant_itself() -> None:
     text = "t = Clip(r, one, two)  s = Pad(t, p, two)"
     constants = {
         "one": np.array(1, np.float32),
-        "two": np.float32(2),
+        "two": np.array(2, np.float32),
         "p": ints(0, 0, 1, 1, 0, 0, 2, 1),
     }
     folded(between(text, constants, bias=9.0), DEAD, *FEEDS)

@@ -156,7 +156,7 @@ def test_selection(text: str, constants: dict[str, np.ndarray], width: int) -> N
     folded(model, len({1, 4, 5} | unread), *FEEDS)
 
 
-def _chosen(constants: Mapping[str, np.ndarray]) -> object:
+def _chosen(constants: Mapping[str, np.ndarray]) -> slice | np.ndarray:
     if "j" not in constants:
         return constants["i"]
     return slice(int(constants["i"][0]), int(constants["j"][0]))
