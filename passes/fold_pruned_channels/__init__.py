@@ -71,19 +71,22 @@ class FoldPrunedChannels(Pass):
     Options = Options
 
     def run(self, model: ir.Model) -> Outcome:
-        """Treat each graph once: what follows from a removal is part of the choice."""
+        """Remove channels from each graph until there are none to remove."""
         outcome = Outcome(model, False)
         context = Context(model)
         for graph, opset in _graphs(model):
-            traced = trace(graph, opset, model.ir_version)
-            known = known_channels(traced)
-            choice = self._choice(traced, known, outcome.rewritten.total())
-            outcome.refusals.extend(_refusals(choice))
-            outcome.matched[_RULE] += int(choice.removed.sum()) + len(choice.kept)
-            if choice.removed.any():
+            while True:
+                traced = trace(graph, opset, model.ir_version)
+                choice = self._choice(traced, known_channels(traced), outcome.rewritten.total())
+                if not choice.removed.any():
+                    break
                 outcome.rewritten[_RULE] += int(choice.removed.sum())
                 outcome.modified = True
                 remove(choice, context)
+            refusals = _refusals(choice)
+            outcome.refusals.extend(refusals)
+            outcome.matched[_RULE] += len(refusals)
+        outcome.matched.update(outcome.rewritten)
         return outcome
 
     def _choice(self, traced: Trace, known: Mapping[ir.Value, Known], done: int) -> Choice:
