@@ -22,6 +22,7 @@ from onnxopt.channels.groups import ChannelGroup, channel_groups
 from onnxopt.channels.known import Known
 from onnxopt.channels.layers import Layer
 from onnxopt.channels.reads import Reads
+from onnxopt.channels.sources import may_be_pruned
 from onnxopt.channels.trace import trace
 from onnxopt.channels.tracer import Trace
 
@@ -43,5 +44,6 @@ __all__ = [
     "Trace",
     "channel_groups",
     "known_channels",
+    "may_be_pruned",
     "trace",
 ]

@@ -173,16 +173,17 @@ class Tracer:
     def walk(self, handler_for: Callable[[ir.Node], Handler | None]) -> None:
         """Follow the channels through all nodes of the graph."""
         for node in self.graph:
-            handler = handler_for(node)
             self._followed.clear()
             reason = "they are a parameter of another operator"
+            said = len(self.steps), len(self.layers), len(self.followers)
             try:
+                handler = handler_for(node)
                 if handler is None:
                     raise Refuse(f"read by {node.op_type}, through which they are not followed")
                 handler(node, self)
             except Refuse as refuse:
                 reason = str(refuse)
-                self._followed.clear()
+                self._take_back(node, *said)
             for value in node.inputs:
                 if value not in self._followed:
                     self.pin(self.of(value), reason, node)
@@ -192,6 +193,13 @@ class Tracer:
             for reader in value.consumers():
                 if reader.graph is not self.graph:
                     self.pin(ids, "read in a body of control flow", reader)
+
+    def _take_back(self, node: ir.Node, steps: int, layers: int, followers: int) -> None:
+        """Forget what a rule said of a node before it refused."""
+        self._followed.clear()
+        del self.steps[steps:], self.layers[layers:], self.followers[followers:]
+        for output in node.outputs:
+            self.ids.pop(output, None)
 
     def result(self) -> Trace:
         """What was found."""

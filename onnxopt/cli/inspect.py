@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from onnxopt.cli.arguments import Json, Model, Shapes, shapes_from_texts
 from onnxopt.cli.failures import reports_failures
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxopt.channels import ChannelGroup
+
 __all__ = ["inspect"]
+
+#: What makes masks and shapes known that an export leaves as nodes.
+_BEFORE_CHANNELS = "lift-constants,fold-constants,infer-shapes,fold-shapes"
+
+Channels = Annotated[
+    bool,
+    typer.Option(
+        "--channels",
+        help="Show which channels depend on one another, which are constant, unread or pinned.",
+    ),
+]
 
 
 @reports_failures()
-def inspect(model: Model, shapes: Shapes = None, as_json: Json = False) -> None:
+def inspect(
+    model: Model, shapes: Shapes = None, channels: Channels = False, as_json: Json = False
+) -> None:
     """Show what is in a model: operators and their cost, weights, inputs and outputs.
 
-    Nothing is run. MACs are a formula where sizes are symbolic, and a number with --shape.
+    Nothing is run. MACs are a formula where sizes are symbolic, and a number with --shape. With
+    --channels, constants are folded first, so that the channels can be followed.
     """
     sizes = shapes_from_texts(shapes)
     from onnxopt.analysis.inspection import inspect_model
@@ -21,10 +44,31 @@ def inspect(model: Model, shapes: Shapes = None, as_json: Json = False) -> None:
     from onnxopt.report.json_file import json_text
     from onnxopt.report.layout import console
 
-    facts = inspect_model(load(model), sizes)
+    loaded = load(model)
+    facts = inspect_model(loaded, sizes)
+    groups = _channel_groups(loaded) if channels else None
     if as_json:
-        print(json_text(facts.to_dict()))
+        document = facts.to_dict()
+        if groups is not None:
+            document["channels"] = [group.to_dict() for group in groups]
+        print(json_text(document))
         return
     out = console()
     for line in inspection_lines(model.name, facts):
         out.print(line)
+    if groups is not None:
+        from onnxopt.report.channels import channel_lines
+
+        for line in channel_lines(groups):
+            out.print(line)
+
+
+def _channel_groups(model: ir.Model) -> list[ChannelGroup]:
+    """The groups of the main graph. The model is changed in memory."""
+    from onnxopt.channels import channel_groups, known_channels, trace
+    from onnxopt.pass_manager import PassManager, parse_pipeline
+
+    PassManager(parse_pipeline(_BEFORE_CHANNELS)).run(model)
+    imports = model.opset_imports
+    traced = trace(model.graph, imports.get("", imports.get("ai.onnx", 0)), model.ir_version)
+    return channel_groups(traced, known_channels(traced))

@@ -40,7 +40,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.channels import Known, Trace, known_channels, trace
+from onnxopt.channels import Known, Trace, known_channels, may_be_pruned, trace
 from onnxopt.pass_contract import Outcome, Pass, Refusal
 from onnxopt.rewriting import Context
 from onnxopt.traversal import all_graphs
@@ -75,6 +75,8 @@ class FoldPrunedChannels(Pass):
         outcome = Outcome(model, False)
         context = Context(model)
         for graph, opset in _graphs(model):
+            if not may_be_pruned(graph):
+                continue
             while True:
                 traced = trace(graph, opset, model.ir_version)
                 choice = self._choice(traced, known_channels(traced), outcome.rewritten.total())
@@ -113,17 +115,18 @@ def _graphs(model: ir.Model) -> Iterator[tuple[ir.Graph, int]]:
 def _refusals(choice: Choice) -> list[Refusal]:
     """Why constant channels stay, once for each reason and place."""
     traced = choice.trace
-    constant: dict[int, None] = {}
-    places: dict[int, str] = {}
-    for value, ids in traced.atoms.items():
-        node = value.producer()
-        for atom in ids.reshape(-1).tolist():
-            places.setdefault(atom, "" if node is None else node.name or node.op_type)
-        if (known := choice.known.get(value)) is not None:
-            constant.update(dict.fromkeys(ids[known.mask].tolist()))
-    found = {
-        (pin.reason, pin.node): None for atom in constant if (pin := traced.pins[atom]) is not None
-    }
+    found: dict[tuple[str, str], None] = {}
+    for value, known in choice.known.items():
+        for atom in np.unique(traced.atoms[value][known.mask]).tolist():
+            if (pin := traced.pins[atom]) is not None:
+                found[pin.reason, pin.node] = None
     for reason, atoms in choice.kept.items():
-        found.update(dict.fromkeys((reason, places[atom]) for atom in sorted(atoms)))
+        left = set(atoms)
+        for value, ids in traced.atoms.items():
+            node = value.producer()
+            if node is not None and not left.isdisjoint(ids.reshape(-1).tolist()):
+                found[reason, node.name or node.op_type] = None
+                left.difference_update(ids.reshape(-1).tolist())
+            if not left:
+                break
     return [Refusal(_RULE, reason, node) for reason, node in found]

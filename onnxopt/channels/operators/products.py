@@ -146,10 +146,7 @@ def _layer(
         uniform,
     )
     tracer.layers.append(layer)
-    dtype = output.dtype or source.dtype
-    if dtype is None:
-        raise Refuse("an element type is not known")
-    numpy_dtype = dtype.numpy()
+    numpy_dtype = layer.blocks.dtype
     tracer.emit(
         output,
         _along(outputs, axis, rank),
