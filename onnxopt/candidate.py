@@ -8,6 +8,7 @@ import shutil
 
 import onnx_ir as ir
 
+from onnxopt.accuracy import Fidelity
 from onnxopt.instruments.counts import count_ops
 from onnxopt.model import (
     ExternalData,
@@ -17,7 +18,7 @@ from onnxopt.model import (
     restore_interface,
     stage,
 )
-from onnxopt.pass_contract import PassReport
+from onnxopt.pass_contract import Kind, PassReport
 from onnxopt.report.run import ModelFacts
 from onnxopt.runtime.compare import Difference
 from onnxopt.runtime.statistics import Ratio
@@ -37,6 +38,8 @@ class Candidate:
         changed: Whether it is another model than the original.
         trial: What running it showed, if it ran.
         differences: How its outputs differ from the original's.
+        lossy: Whether a lossy pass changed it, so that it is judged by the accuracy budget.
+        fidelity: How true it is then.
         speed: How many times faster it is, if it was timed.
         samples: The times behind that, of the original and of this.
     """
@@ -45,7 +48,9 @@ class Candidate:
     reports: list[PassReport]
     facts: ModelFacts
     changed: bool
+    lossy: bool = False
     trial: Trial | None = None
+    fidelity: Fidelity | None = None
     differences: list[Difference] = dataclasses.field(default_factory=list)
     speed: Ratio | None = None
     samples: list[list[float]] = dataclasses.field(default_factory=list)
@@ -69,7 +74,10 @@ class Candidate:
         ops = count_ops(model)
         facts = ModelFacts(staged.bytes, ops.total(), dict(ops))
         changed = any(report.outcome.changed_model for report in reports)
-        return cls(staged, reports, facts, changed)
+        lossy = any(
+            report.kind is Kind.LOSSY and report.outcome.changed_model for report in reports
+        )
+        return cls(staged, reports, facts, changed, lossy)
 
     def commit(self, source: pathlib.Path) -> None:
         """Put the result in its place; an unchanged single-file model byte by byte.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "EvaluationError",
     "FeedError",
     "ModelError",
     "OnnxoptError",
@@ -27,6 +28,10 @@ class OptionError(OnnxoptError):
 
 class FeedError(OnnxoptError):
     """Input data does not fit the model's signature, or none could be made up."""
+
+
+class EvaluationError(OnnxoptError):
+    """The user's own measure of a model failed."""
 
 
 class RuntimeRefusalError(OnnxoptError):

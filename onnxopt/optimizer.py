@@ -23,13 +23,14 @@ from onnxopt.instruments.reproducer import CountRuns, write_reproducer
 from onnxopt.instruments.verify import KeepInterface, Objection, PassRejectedError, VerifyEach
 from onnxopt.model import Interface, from_proto, load, restore_interface, save
 from onnxopt.original import Original
-from onnxopt.pass_contract import Instrument, Pass
+from onnxopt.pass_contract import Instrument, Kind, Pass
 from onnxopt.pass_manager import PassManager, format_pipeline, parse_pipeline
 from onnxopt.report.run import ModelFacts, RunReport, Undone
 from onnxopt.runtime.probe import environment
 from onnxopt.runtime.statistics import latency
 from onnxopt.runtime.trial import Trial
 from onnxopt.settings import Settings
+from onnxopt.workbench import Workbench
 
 __all__ = ["Settings", "optimize"]
 
@@ -112,6 +113,7 @@ class _Run:
         if self.target is not None:
             _check_target(source, self.target, settings.in_place)
         self.passes = _passes(settings)
+        self._workbench: Workbench | None = None
 
     def run(self) -> RunReport:
         """Load, optimize, save, report."""
@@ -140,15 +142,28 @@ class _Run:
     def replay(self, model: ir.Model) -> None:
         """Do to a model in memory what was found to be good."""
         interface = Interface.of(model)
-        PassManager(self._kept_passes()).run(model)
+        PassManager(self._kept_passes(), workbench=self._workbench).run(model)
         restore_interface(model, interface)
 
     def _good_candidate(self) -> Candidate:
-        """Run the pipeline; while the result is no good, leave out the pass at fault."""
+        """The result of the pipeline, less the passes at fault.
+
+        The passes before the first lossy one are held to float tolerance on their own first: in a
+        lossy result nobody could tell their mistakes from what the budget allows.
+        """
+        exact = next(
+            (index for index, pass_ in enumerate(self.passes) if pass_.kind is Kind.LOSSY), None
+        )
+        if exact:
+            self._good_candidate_of(exact).discard()
+        return self._good_candidate_of(len(self.passes))
+
+    def _good_candidate_of(self, count: int) -> Candidate:
+        """Run the first passes; while the result is no good, leave out the pass at fault."""
         while True:
             self.on_step("optimizing")
             try:
-                candidate = self._build(self._kept_passes())
+                candidate = self._build(self._kept_passes(count))
             except PassRejectedError as error:
                 self._leave_out(error.pass_name, error.objection)
                 continue
@@ -158,7 +173,7 @@ class _Run:
                 return candidate
             candidate.discard()
             self.on_step("looking for the pass at fault")
-            self._leave_out(self._guilty_pass(objection, candidate), objection)
+            self._leave_out(self._guilty_pass(objection, candidate, count), objection)
 
     def _build(self, passes: list[Pass]) -> Candidate:
         """Run passes on the original and write the result.
@@ -177,7 +192,7 @@ class _Run:
         if self.settings.verify == "each":
             instruments.append(VerifyEach(self.original.referee, self.folder))
         try:
-            reports = PassManager(passes, instruments).run(model)
+            reports = PassManager(passes, instruments, workbench=self._bench(passes)).run(model)
         except PassFailure as error:
             message = self._reproduce(error, passes, runs.runs)
             raise PassRejectedError(error.pass_name, Objection("crash", message)) from error
@@ -186,6 +201,14 @@ class _Run:
             model, reports, self.original.interface, target, self.settings.external_data
         )
 
+    def _bench(self, passes: Sequence[Pass]) -> Workbench | None:
+        """What the passes work with; the same through all runs of the pipeline."""
+        if all(pass_.kind is Kind.EXACT for pass_ in passes):
+            return None
+        if self._workbench is None:
+            self._workbench = self.original.workbench(self.on_step)
+        return self._workbench
+
     def _judge(self, candidate: Candidate, *, size: bool = True) -> Objection | None:
         try:
             return self.original.judge(candidate, size=size)
@@ -193,13 +216,13 @@ class _Run:
             candidate.discard()
             raise
 
-    def _guilty_pass(self, objection: Objection, candidate: Candidate) -> str:
+    def _guilty_pass(self, objection: Objection, candidate: Candidate, count: int) -> str:
         """The first pass of the pipeline with which the same objection comes up.
 
         An objection that does not come up again is laid to the last pass that changed the model, so
         that the search ends.
         """
-        passes = self._kept_passes()
+        passes = self._kept_passes(count)
         low, high = 0, len(passes)  # with `low` passes all is well, with `high` it is not
         if not self._objects(passes, objection):
             return next(
@@ -225,9 +248,9 @@ class _Run:
         candidate.discard()
         return found is not None and found.kind == objection.kind
 
-    def _kept_passes(self) -> list[Pass]:
-        """Fresh instances of the passes that are not left out."""
-        kept = [pass_ for pass_ in self.passes if pass_.name not in self.undone]
+    def _kept_passes(self, count: int | None = None) -> list[Pass]:
+        """Fresh instances of the first passes, or all, that are not left out."""
+        kept = [pass_ for pass_ in self.passes[:count] if pass_.name not in self.undone]
         return parse_pipeline(format_pipeline(kept))
 
     def _leave_out(self, name: str, objection: Objection) -> None:
@@ -271,6 +294,7 @@ class _Run:
             verified=trial is not None,
             feeds=0 if referee is None else len(referee.feeds),
             differences=candidate.differences,
+            fidelity=candidate.fidelity,
             speed=candidate.speed,
             passes=candidate.reports,
             undone=list(self.undone.values()),

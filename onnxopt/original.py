@@ -14,21 +14,27 @@ import onnx
 import onnx_ir as ir
 
 from onnxopt.candidate import Candidate
-from onnxopt.data import FeedRequest, FeedSource
+from onnxopt.data import Feed, FeedRequest, FeedSource
 from onnxopt.errors import ModelError, RuntimeCrashError, RuntimeRefusalError
 from onnxopt.instruments.counts import count_ops
 from onnxopt.instruments.guard import SpeedGuard, size_objection
 from onnxopt.instruments.verify import Objection, Referee
 from onnxopt.model import Interface, bytes_on_disk, light_proto, load
 from onnxopt.report.run import ModelFacts
+from onnxopt.runtime.trial import Trial
 from onnxopt.runtime.worker import Worker, shared_worker
+from onnxopt.samples import Samples, split
 from onnxopt.settings import Settings
 from onnxopt.traversal import all_nodes, root_graphs
+from onnxopt.workbench import Workbench
 
 __all__ = ["Original"]
 
 #: So many samples are compared.
 _MOST_FEEDS = 8
+#: Lossy results are judged on so many samples at most, if they fit into so much memory.
+_MOST_HELD_OUT = 512
+_HELD_OUT_BYTES = 256 * 2**20
 #: Models up to this size are raced with both in memory.
 _RACE_LIMIT_BYTES = 512 * 2**20
 #: With more nodes than this, every process that will be needed is started at once.
@@ -66,6 +72,7 @@ class Original:
         ops = count_ops(model)
         self.facts = ModelFacts(bytes_on_disk(path), ops.total(), dict(ops))
         self._together = self.facts.bytes <= _RACE_LIMIT_BYTES
+        self._source: FeedSource | None = None
         self._executor = concurrent.futures.ThreadPoolExecutor(2)
         if self.facts.nodes > _LARGE_GRAPH:  # constants will be folded there in a moment
             self._executor.submit(shared_worker().start)
@@ -101,7 +108,7 @@ class Original:
         referee = self.referee
         if objection is not None or referee is None:
             return objection
-        objection, trial, candidate.differences = referee.judge(candidate.staged.path)
+        objection, trial = self._judge_outputs(candidate, referee)
         candidate.trial = trial
         for name in referee.unsteady_outputs:
             self._note(
@@ -120,6 +127,29 @@ class Original:
         referee.let_go(trial)
         return objection
 
+    def workbench(self, on_step: Callable[[str], None]) -> Workbench:
+        """What lossy passes work with.
+
+        Raises:
+            OnnxoptError: When the runtime refuses the original, or no inputs for it are found.
+        """
+        settings = self._settings
+        calibration, held_out = self._samples()
+        return Workbench(
+            source=self.path,
+            calibration=calibration,
+            held_out=held_out,
+            given=settings.data is not None,
+            budget=settings.budget,
+            worker=shared_worker("workbench"),
+            threads=settings.threads,
+            seconds=settings.seconds,
+            target=settings.target,
+            goal=settings.goal,
+            effort=settings.effort,
+            on_step=on_step,
+        )
+
     def close(self) -> None:
         """Let go of the original's session, if it got that far."""
         self._executor.shutdown()
@@ -132,6 +162,26 @@ class Original:
         """Stop whatever runs, without waiting for it."""
         if not self._referee.done():
             self._worker.interrupt()
+
+    def _samples(self) -> tuple[Samples, Samples]:
+        """Samples to calibrate on, and those to judge with."""
+        if self._source is not None and self._settings.data is not None:
+            return split(self._source.read)
+        referee = self.referee
+        made_up = Samples(lambda: [] if referee is None else referee.feeds)
+        return made_up, made_up
+
+    def _judge_outputs(
+        self, candidate: Candidate, referee: Referee
+    ) -> tuple[Objection | None, Trial | None]:
+        path = candidate.staged.path
+        if not candidate.lossy:
+            objection, trial, candidate.differences = referee.judge(path)
+            return objection, trial
+        objection, trial, candidate.fidelity = referee.judge_lossy(
+            path, self._settings.budget, lambda: _at_most(self._samples()[1], _HELD_OUT_BYTES)
+        )
+        return objection, trial
 
     def _time(self, candidate: Candidate, referee: Referee) -> Objection | None:
         assert candidate.trial is not None
@@ -165,6 +215,7 @@ class Original:
             return lambda: None
         data = None if settings.data is None else pathlib.Path(settings.data)
         source = FeedSource(model, data, FeedRequest(settings.values, settings.shapes))
+        self._source = source
 
         def make() -> Referee:
             try:
@@ -183,6 +234,18 @@ class Original:
                 raise ModelError(f"{self.path} cannot be run: {error}") from error
 
         return make
+
+
+def _at_most(samples: Samples, most_bytes: int) -> list[Feed]:
+    """The first samples, as many as are wanted and fit."""
+    feeds: list[Feed] = []
+    taken = 0
+    for feed in samples:
+        taken += sum(getattr(array, "nbytes", 0) for array in feed.values())
+        if feeds and (taken > most_bytes or len(feeds) >= _MOST_HELD_OUT):
+            break
+        feeds.append(feed)
+    return feeds
 
 
 def _custom_operators(model: ir.Model) -> list[str]:

@@ -7,11 +7,14 @@ import collections
 import dataclasses
 import enum
 from collections import Counter
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx_ir as ir
 
 from onnxopt.traversal import forget_nodes
+
+if TYPE_CHECKING:
+    from onnxopt.workbench import Workbench
 
 __all__ = ["Instrument", "Kind", "NoOptions", "Outcome", "Pass", "PassReport", "Refusal"]
 
@@ -85,20 +88,25 @@ class Pass(ir.passes.InPlacePass):
         name: Name in pipelines, in kebab-case.
         kind: What it does to the numbers.
         Options: A frozen dataclass of typed options, all with defaults.
+        needs_data: Whether it cannot work without samples of the user's.
         settles: Whether one run leaves the pass nothing to do until something else changes the
             model. If not, it runs again in the next round.
         max_rewrites: Stop after so many rewrites; how `bisect` finds the one that breaks a model.
+        workbench: Samples, budget and a place to run models, set by the pass manager where there
+            are any. Exact passes do without.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Kind] = Kind.EXACT
     settles: ClassVar[bool] = True
+    needs_data: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, options: Any = None) -> None:
         super().__init__()
         self.options = self.Options() if options is None else options
         self.max_rewrites: int | None = None
+        self.workbench: Workbench | None = None
 
     @abc.abstractmethod
     def run(self, model: ir.Model) -> Outcome:
@@ -136,12 +144,14 @@ class PassReport:
         round: The round of the pipeline, from 0.
         outcome: Its counters and refusals.
         facts: What instruments measured (seconds, nodes, bytes), by their key.
+        kind: What the pass does to the numbers.
     """
 
     name: str
     round: int
     outcome: Outcome
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    kind: Kind = Kind.EXACT
 
 
 class Instrument:

@@ -15,12 +15,15 @@ import importlib.metadata
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from onnxopt.errors import OnnxoptError, OptionError, PassFailure
 from onnxopt.pass_contract import Instrument, Kind, Outcome, Pass, PassReport
+
+if TYPE_CHECKING:
+    from onnxopt.workbench import Workbench
 
 __all__ = [
     "PassManager",
@@ -64,11 +67,26 @@ class PassManager:
         passes: The pipeline.
         instruments: Observers, called in order.
         rounds: Most repetitions of a group of exact passes.
+        workbench: What lossy passes work with.
+
+    Raises:
+        OptionError: When a pass needs samples and there are none.
     """
 
     def __init__(
-        self, passes: Sequence[Pass], instruments: Sequence[Instrument] = (), rounds: int = 8
+        self,
+        passes: Sequence[Pass],
+        instruments: Sequence[Instrument] = (),
+        rounds: int = 8,
+        *,
+        workbench: Workbench | None = None,
     ) -> None:
+        for pass_ in passes:
+            if pass_.needs_data and (workbench is None or not workbench.given):
+                raise OptionError(
+                    f"pass '{pass_.name}' learns from samples of your inputs; give them with --data"
+                )
+            pass_.workbench = workbench
         self.passes = tuple(passes)
         self.instruments = tuple(instruments)
         self.rounds = rounds
@@ -114,7 +132,7 @@ class PassManager:
                 raise
             raise PassFailure(pass_.name, _first_line(error)) from error
         assert isinstance(result, Outcome)
-        report = PassReport(pass_.name, number, result)
+        report = PassReport(pass_.name, number, result, kind=pass_.kind)
         for instrument in self.instruments:
             instrument.after_pass(pass_, model, report)
         return report

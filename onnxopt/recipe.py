@@ -10,6 +10,9 @@
     [shapes]
     audio = [1, 512]
 
+    [budget]
+    min-sqnr = 25                # decibels
+
 The keys are the fields of `onnxopt.Settings`; hyphens do for underscores.
 """
 
@@ -23,9 +26,11 @@ import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from onnxopt.accuracy import Budget
 from onnxopt.errors import OptionError
+from onnxopt.evaluation import load_evaluation
 
-__all__ = ["Recipe", "read_recipe"]
+__all__ = ["Recipe", "budget_from", "read_recipe"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +38,30 @@ class Recipe:
     """What a recipe says.
 
     Attributes:
-        settings: Settings by name, except ``values`` and ``tolerance``.
+        settings: Settings by name, except ``values``, ``tolerance`` and ``budget``.
         tolerance: ``rtol`` and ``atol``, as far as they are given.
         values: Inputs as text, as `onnxopt.data.value_from_text` reads them; their type is the
             model's to say.
+        budget: Fields of `onnxopt.accuracy.Budget`, as far as they are given, for `budget_from`.
     """
 
     settings: Mapping[str, Any]
     tolerance: Mapping[str, float]
     values: Mapping[str, str]
+    budget: Mapping[str, Any]
+
+
+def budget_from(fields: Mapping[str, Any]) -> Budget:
+    """A budget of the fields that are given; an evaluation replaces the limits that are not.
+
+    Raises:
+        OptionError: When a number is out of its range, or the evaluation is not found.
+    """
+    found = dict(fields)
+    if "evaluate" in found:
+        found["evaluate"] = load_evaluation(found["evaluate"], found.pop("folder", ""))
+        found = {"min_sqnr": None, "min_agreement": None, **found}
+    return Budget(**found)
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -71,7 +91,10 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
         except _WrongKindError as error:
             raise OptionError(f"recipe {path}: '{written}' takes {error}, not {value!r}") from error
     return Recipe(
-        tolerance=found.pop("tolerance", {}), values=found.pop("values", {}), settings=found
+        tolerance=found.pop("tolerance", {}),
+        values=found.pop("values", {}),
+        budget=found.pop("budget", {}),
+        settings=found,
     )
 
 
@@ -136,6 +159,28 @@ def _tolerance(value: Any, folder: pathlib.Path) -> dict[str, float]:
     return {key: _number(number, folder) for key, number in value.items()}
 
 
+def _text(value: Any, folder: pathlib.Path) -> str:
+    if not isinstance(value, str) or not value:
+        raise _WrongKindError("a text")
+    return value
+
+
+def _budget(value: Any, folder: pathlib.Path) -> dict[str, Any]:
+    what = "a table with min-sqnr, min-agreement, min-cosine, evaluate and max-drop"
+    if not isinstance(value, dict):
+        raise _WrongKindError(what)
+    found: dict[str, Any] = {}
+    for written, item in value.items():
+        key = written.replace("-", "_")
+        if key == "evaluate":
+            found[key], found["folder"] = _text(item, folder), str(folder)
+        elif key in ("min_sqnr", "min_agreement", "min_cosine", "max_drop"):
+            found[key] = _number(item, folder)
+        else:
+            raise _WrongKindError(what)
+    return found
+
+
 def _shapes(value: Any, folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
     what = "a table of shapes, such as image = [1, 3, 224, 224] (-1 leaves a size open)"
     if not isinstance(value, dict):
@@ -178,6 +223,10 @@ _READERS: Mapping[str, _Reader] = {
     "threads": _positive,
     "seconds": _number,
     "tolerance": _tolerance,
+    "budget": _budget,
+    "target": _text,
+    "goal": _one_of("latency", "size", "balanced"),
+    "effort": _one_of("low", "medium", "high"),
     "external_data": _one_of("auto", "always", "never"),
     "in_place": _boolean,
     "dry_run": _boolean,

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from onnxopt.accuracy import Budget
 from onnxopt.model import ExternalData
 from onnxopt.runtime.compare import Tolerance
+from onnxopt.workbench import Effort, Goal
 
 __all__ = ["Settings"]
 
@@ -29,7 +31,11 @@ class Settings:
         shapes: Input shapes by name, where inputs are made up.
         threads: Threads for one operator when models run.
         seconds: Time for one comparison of speed.
-        tolerance: How far outputs may be apart.
+        tolerance: How far outputs may be apart, as long as no lossy pass changed the model.
+        budget: What lossy passes may cost in accuracy.
+        target: The hardware that lossy passes aim at; ``auto`` is this machine.
+        goal: What lossy passes are to gain.
+        effort: How much time lossy passes may take.
         external_data: Weights beside the model: as the input had it, always, or never.
         in_place: Allow the output to replace the input.
         dry_run: Do everything but write the output.
@@ -46,6 +52,10 @@ class Settings:
     threads: int = 1
     seconds: float = 1.0
     tolerance: Tolerance = dataclasses.field(default_factory=Tolerance)
+    budget: Budget = dataclasses.field(default_factory=Budget)
+    target: str = "auto"
+    goal: Goal = "latency"
+    effort: Effort = "medium"
     external_data: ExternalData = "auto"
     in_place: bool = False
     dry_run: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,14 +15,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Data",
+    "Effort",
+    "Evaluate",
+    "Goal",
     "InputValues",
     "Json",
+    "MaxDrop",
+    "MinAgreement",
+    "MinCosine",
+    "MinSqnr",
     "Model",
     "Passes",
     "Quiet",
     "Reproducer",
     "Seconds",
     "Shapes",
+    "Target",
     "Threads",
     "Tolerances",
     "feed_request",
@@ -98,6 +106,63 @@ Tolerances = Annotated[
         "magnitude.",
         show_default="0.001,2e-05",
     ),
+]
+
+_BUDGET = "What lossy passes may cost"
+MinSqnr = Annotated[
+    float | None,
+    typer.Option(
+        help="Least signal-to-noise ratio of any output, in dB; 20 dB is 1 % of noise.",
+        show_default="20",
+        rich_help_panel=_BUDGET,
+    ),
+]
+MinAgreement = Annotated[
+    float | None,
+    typer.Option(
+        help="Least share of equal decisions (classes, scores above one half), where an output is "
+        "one.",
+        show_default="0.97",
+        rich_help_panel=_BUDGET,
+    ),
+]
+MinCosine = Annotated[
+    float | None,
+    typer.Option(
+        help="Least mean cosine of any output.", show_default=False, rich_help_panel=_BUDGET
+    ),
+]
+Evaluate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="A measure of your own instead: takes the path of a model, gives a number that is "
+        "better when higher.",
+        show_default=False,
+        rich_help_panel=_BUDGET,
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="How much lower than the original's that number may be.",
+        show_default="0.01",
+        rich_help_panel=_BUDGET,
+    ),
+]
+_AIM = "What lossy passes aim at"
+Target = Annotated[
+    str | None,
+    typer.Option(help="Hardware that the model is for.", show_default="auto", rich_help_panel=_AIM),
+]
+Goal = Annotated[
+    Literal["latency", "size", "balanced"] | None,
+    typer.Option(help="What to gain.", show_default="latency", rich_help_panel=_AIM),
+]
+Effort = Annotated[
+    Literal["low", "medium", "high"] | None,
+    typer.Option(help="How much time may go into it.", show_default="medium", rich_help_panel=_AIM),
 ]
 
 

@@ -9,14 +9,22 @@ import typer
 
 from onnxopt.cli.arguments import (
     Data,
+    Effort,
+    Evaluate,
+    Goal,
     InputValues,
     Json,
+    MaxDrop,
+    MinAgreement,
+    MinCosine,
+    MinSqnr,
     Model,
     Passes,
     Quiet,
     Reproducer,
     Seconds,
     Shapes,
+    Target,
     Threads,
     Tolerances,
     named_texts,
@@ -85,6 +93,14 @@ def optimize(
         bool, typer.Option("--dry-run", help="Do everything but write the result.")
     ] = False,
     data: Data = None,
+    min_sqnr: MinSqnr = None,
+    min_agreement: MinAgreement = None,
+    min_cosine: MinCosine = None,
+    evaluate: Evaluate = None,
+    max_drop: MaxDrop = None,
+    target: Target = None,
+    goal: Goal = None,
+    effort: Effort = None,
     input_values: InputValues = None,
     shapes: Shapes = None,
     external_data: Annotated[
@@ -121,11 +137,21 @@ def optimize(
         "in_place": in_place or None,
         "dry_run": dry_run or None,
         "reproducer": reproducer,
+        "target": target,
+        "goal": goal,
+        "effort": effort,
+    }
+    budget: dict[str, Any] = {
+        "min_sqnr": min_sqnr,
+        "min_agreement": min_agreement,
+        "min_cosine": min_cosine,
+        "evaluate": evaluate,
+        "max_drop": max_drop,
     }
     tolerances = None if tolerance is None else tolerance_from_text(tolerance)
     texts = named_texts(input_values, "=", "--input")
-    settings = _settings(model, recipe, given, texts, tolerances)
-    target = _target(model, output, settings)
+    settings = _settings(model, recipe, given, texts, tolerances, budget)
+    written_to = _target(model, output, settings)
 
     from onnxopt.optimizer import optimize as run
     from onnxopt.report.json_file import check_writable, json_text, write_json
@@ -133,16 +159,16 @@ def optimize(
     from onnxopt.report.terminal import refusal_lines, run_lines
 
     if report is not None:
-        check_writable(report, model, target)
+        check_writable(report, model, written_to)
     with progress(quiet or as_json) as on_step:
-        result = run(model, target, settings, on_step=on_step)
+        result = run(model, written_to, settings, on_step=on_step)
     if report is not None:
         write_json(report, result.to_dict())
     if as_json:
         print(json_text(result.to_dict()))
     elif not quiet:
         out = console()
-        for line in run_lines(result, written=target is not None and not settings.dry_run):
+        for line in run_lines(result, written=written_to is not None and not settings.dry_run):
             out.print(line)
         if explain:
             for line in refusal_lines(result.passes):
@@ -155,17 +181,21 @@ def _settings(
     given: dict[str, Any],
     texts: dict[str, str],
     tolerances: tuple[float, float] | None,
+    budget: dict[str, Any],
 ) -> Settings:
     """The recipe's settings, and over them what the command line gives."""
     from onnxopt.optimizer import Settings
-    from onnxopt.recipe import Recipe, read_recipe
+    from onnxopt.recipe import Recipe, budget_from, read_recipe
     from onnxopt.runtime.compare import Tolerance
 
-    base = Recipe({}, {}, {}) if recipe is None else read_recipe(recipe)
+    base = Recipe({}, {}, {}, {}) if recipe is None else read_recipe(recipe)
     chosen = {**base.settings, **{key: value for key, value in given.items() if value is not None}}
     chosen["values"] = values_from_texts(model, {**base.values, **texts})
     chosen["tolerance"] = (
         Tolerance(**base.tolerance) if tolerances is None else (Tolerance(*tolerances))
+    )
+    chosen["budget"] = budget_from(
+        {**base.budget, **{key: value for key, value in budget.items() if value is not None}}
     )
     return Settings(**chosen)
 

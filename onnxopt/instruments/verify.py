@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
+from onnxopt.accuracy import Budget, Fidelity, Score, fidelity
 from onnxopt.errors import OnnxoptError, RuntimeCrashError, RuntimeRefusalError
 from onnxopt.instruments.fusions import census, lost_fusions
 from onnxopt.model import Interface, stage
@@ -40,7 +41,9 @@ class Objection:
         message: One phrase with the particulars.
     """
 
-    kind: Literal["interface", "crash", "refused", "outputs", "fusions", "size", "speed"]
+    kind: Literal[
+        "interface", "crash", "refused", "outputs", "accuracy", "fusions", "size", "speed"
+    ]
     message: str
 
 
@@ -101,7 +104,9 @@ class Referee:
 
         self.feeds = make_feeds(run)
         known = [seen[id(feed)] if id(feed) in seen else run(feed) for feed in self.feeds]
-        self.reference = self._try(original, info, known)
+        self.reference = self._try(original, self.feeds, info, known)
+        self._held_out: tuple[list[Feed], list[list[Any]]] | None = None
+        self._score: float | None = None
         self._own_noise: list[list[Difference]] | None = None
         self._unsteady: set[str] | None = None
 
@@ -127,19 +132,9 @@ class Referee:
             The first objection, or None; what the run showed, if it ran; and how each output of
             each feed differs.
         """
-        try:
-            trial = self._try(candidate)
-        except RuntimeCrashError as error:
-            return Objection("crash", str(error)), None, []
-        except RuntimeRefusalError as error:
-            return Objection("refused", f"ONNX Runtime refuses the model: {error}"), None, []
-        ports = [(port.name, port.type) for port in (*trial.info.inputs, *trial.info.outputs)]
-        wanted = [
-            (port.name, port.type)
-            for port in (*self.reference.info.inputs, *self.reference.info.outputs)
-        ]
-        if ports != wanted:
-            return Objection("interface", "inputs or outputs changed"), trial, []
+        objection, trial = self._first_look(candidate, self.feeds)
+        if objection is not None or trial is None:
+            return objection, trial, []
         differences, wrong = self._differences(trial)
         if wrong is not None:
             return (
@@ -154,16 +149,67 @@ class Referee:
                 return Objection("fusions", message), trial, differences
         return None, trial, differences
 
+    def judge_lossy(
+        self, candidate: str | os.PathLike[str], budget: Budget, held_out: Callable[[], list[Feed]]
+    ) -> tuple[Objection | None, Trial | None, Fidelity | None]:
+        """Run a candidate of which only a part of the accuracy is asked.
+
+        Args:
+            candidate: Path of the model.
+            budget: What it may cost.
+            held_out: Feeds to judge with; asked once.
+
+        Returns:
+            The first objection, or None; what the run showed, if it ran; and how true it is.
+        """
+        if self._held_out is None:
+            feeds = held_out()
+            original = try_model(self._worker, self._original, feeds, threads=self._threads)
+            self._held_out = feeds, original.outputs
+        feeds, expected = self._held_out
+        objection, trial = self._first_look(candidate, feeds)
+        if objection is not None or trial is None:
+            return objection, trial, None
+        names = [port.name for port in self.reference.info.outputs]
+        found = fidelity(expected, trial.outputs, names)
+        if budget.evaluate is not None:
+            if self._score is None:
+                self._score = budget.evaluate(os.fspath(self._original))
+            score = Score(self._score, budget.evaluate(os.fspath(candidate)))
+            found = dataclasses.replace(found, score=score)
+        message = budget.objection(found)
+        return None if message is None else Objection("accuracy", message), trial, found
+
+    def _first_look(
+        self, candidate: str | os.PathLike[str], feeds: list[Feed]
+    ) -> tuple[Objection | None, Trial | None]:
+        """Whether a candidate runs and has the original's interface, and what running it showed."""
+        try:
+            trial = self._try(candidate, feeds)
+        except RuntimeCrashError as error:
+            return Objection("crash", str(error)), None
+        except RuntimeRefusalError as error:
+            return Objection("refused", f"ONNX Runtime refuses the model: {error}"), None
+        ports = [(port.name, port.type) for port in (*trial.info.inputs, *trial.info.outputs)]
+        wanted = [
+            (port.name, port.type)
+            for port in (*self.reference.info.inputs, *self.reference.info.outputs)
+        ]
+        if ports != wanted:
+            return Objection("interface", "inputs or outputs changed"), trial
+        return None, trial
+
     def _try(
         self,
         model: str | os.PathLike[str],
+        feeds: list[Feed],
         info: SessionInfo | None = None,
         outputs: list[list[Any]] | None = None,
     ) -> Trial:
         return try_model(
             self._worker,
             model,
-            self.feeds,
+            feeds,
             threads=self._threads,
             seconds=self._seconds,
             keep_open=self._keep_open,

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
+from onnxopt.accuracy import Fidelity
 from onnxopt.pass_contract import PassReport
 from onnxopt.runtime.compare import Difference
 from onnxopt.runtime.statistics import Latency, Ratio
@@ -72,6 +73,7 @@ class RunReport:
         verified: Whether outputs were compared in ONNX Runtime.
         feeds: Number of feeds that were compared.
         differences: How each output of each feed differs from the original's.
+        fidelity: How true the result is, where a lossy pass changed it.
         speed: Original / result, paired; None when it was not timed.
         passes: Each run of each pass.
         undone: Passes that were left out.
@@ -89,6 +91,7 @@ class RunReport:
     verified: bool = False
     feeds: int = 0
     differences: list[Difference] = dataclasses.field(default_factory=list)
+    fidelity: Fidelity | None = None
     speed: Ratio | None = None
     passes: list[PassReport] = dataclasses.field(default_factory=list)
     undone: list[Undone] = dataclasses.field(default_factory=list)
@@ -110,6 +113,7 @@ class RunReport:
             "after": dataclasses.asdict(self.after),
             "speed": None if self.speed is None else _ratio(self.speed),
             "differences": [dataclasses.asdict(each) for each in self.differences],
+            "fidelity": None if self.fidelity is None else self.fidelity.to_dict(),
             "passes": [_pass(report) for report in self.passes],
             "undone": [dataclasses.asdict(each) for each in self.undone],
             "notes": self.notes,

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onnxopt.accuracy import Fidelity
 from onnxopt.pass_contract import PassReport, Refusal
 from onnxopt.report.formats import (
     bytes_text,
@@ -79,6 +80,8 @@ def _verdict(report: RunReport) -> str:
     if not report.verified:
         return "Not verified"
     feeds = f"{report.feeds} feed{'s' if report.feeds != 1 else ''}"
+    if report.fidelity is not None:
+        return f"{_fidelity(report.fidelity)}, within the budget"
     found = worst(report.differences)
     if found is None:
         return f"Verified on {feeds}"
@@ -88,6 +91,21 @@ def _verdict(report: RunReport) -> str:
         f"Verified on {feeds}: worst difference {found.max_abs:.2g} in output '{found.output}' "
         f"({decibels_text(found.snr_db)})"
     )
+
+
+def _fidelity(found: Fidelity) -> str:
+    """How true a lossy result is, on how many samples, and how sure that is."""
+    count = found.samples
+    parts = [decibels_text(found.sqnr_db), f"cosine {found.cosine:.4f}"]
+    if (agreement := found.agreement) is not None:
+        low, high = agreement.interval
+        parts.append(
+            f"{agreement.same:,} of {agreement.total:,} decisions the same "
+            f"({low:.1%} to {high:.1%})"
+        )
+    if found.score is not None:
+        parts.append(f"evaluation {found.score.before:.4g} → {found.score.after:.4g}")
+    return f"Judged on {count:,} sample{'s' if count != 1 else ''}: {', '.join(parts)}"
 
 
 def _before_and_after(report: RunReport) -> Table:
