@@ -1,0 +1,60 @@
+"""What a feed is, and which inputs it is for."""
+
+from __future__ import annotations
+
+import difflib
+import pathlib
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.errors import FeedError
+
+__all__ = ["Feed", "cast", "input_named", "required_inputs"]
+
+#: From input name to array (to a list of arrays for a sequence).
+Feed = dict[str, Any]
+
+
+def required_inputs(model: ir.Model) -> list[ir.Value]:
+    """Graph inputs that have no default."""
+    return [value for value in model.graph.inputs if not value.is_initializer()]
+
+
+def input_named(model: ir.Model, name: str) -> ir.Value:
+    """The input of this name.
+
+    Raises:
+        FeedError: When there is none; suggests the nearest.
+    """
+    for value in model.graph.inputs:
+        if value.name == name:
+            return value
+    names = [value.name or "" for value in model.graph.inputs]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(names)}"
+    raise FeedError(f"the model has no input '{name}'; {hint}")
+
+
+def cast(array: np.ndarray[Any, Any], value: ir.Value, path: pathlib.Path) -> Any:
+    """The array in the input's dtype, if no number changes class (float stays float).
+
+    Args:
+        array: What was given.
+        value: The input that it is for.
+        path: Where it came from, for the message.
+
+    Raises:
+        FeedError: When floats are given for integers or booleans.
+    """
+    if value.dtype is None or value.dtype == ir.DataType.STRING:
+        return array
+    wanted = value.dtype.numpy()
+    if array.dtype == wanted:
+        return np.ascontiguousarray(array)
+    if array.dtype.kind == "f" and np.dtype(wanted).kind in "iub":
+        raise FeedError(
+            f"array '{value.name}' of {path} is {array.dtype}, but the input takes {wanted}"
+        )
+    return np.ascontiguousarray(array.astype(wanted))
