@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx_ir as ir
 
+from onnxopt.findings import Findings
 from onnxopt.traversal import forget_nodes
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Outcome(ir.passes.PassResult):
         seconds: Time by rule, where the pass measures it.
         annotates: Whether the pass only found out facts about values; the model is the same then,
             though other passes may make something of it.
+        findings: What the report should show beside the counters: layers, ranges, what was tried.
     """
 
     matched: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -65,6 +67,7 @@ class Outcome(ir.passes.PassResult):
         default_factory=lambda: collections.defaultdict(float)
     )
     annotates: bool = False
+    findings: Findings = dataclasses.field(default_factory=Findings)
 
     @property
     def changed_model(self) -> bool:

@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from onnxopt.model import from_proto, to_proto
+from onnxopt.pass_contract import Outcome
 from onnxopt.pass_manager import PassManager
 from tests.differential import assert_same, op_types, parse, run
 
@@ -70,7 +71,7 @@ def test_python_in_the_readme(folder: pathlib.Path, capsys: pytest.CaptureFixtur
 
 
 def test_the_pass_that_the_page_on_passes_builds() -> None:
-    (block,) = blocks(ROOT / "docs" / "writing-a-pass.md", "python")
+    block, _ = blocks(ROOT / "docs" / "writing-a-pass.md", "python")
     names: dict[str, object] = {}
     exec(block, names)
     pass_class = names["CancelNegations"]
@@ -84,3 +85,12 @@ def test_the_pass_that_the_page_on_passes_builds() -> None:
     kept = from_proto(parse("g (float[n] x) => (float[n] y) { a = Neg(x) y = Neg(a) }"))
     PassManager([pass_class()]).run(kept)
     assert op_types(kept) == ["Neg", "Neg"]
+
+
+def test_how_that_page_tells_findings() -> None:
+    _, block = blocks(ROOT / "docs" / "writing-a-pass.md", "python")
+    model = from_proto(parse("g (float[n] x) => (float[n] y) { y = Neg(x) }"))
+    node, outcome = model.graph[0], Outcome(model, False)
+    names = {"node": node, "value": node.outputs[0], "outcome": outcome}
+    exec(block, {**names, "counts": (1, 2), "edges": (0.0, 1.0, 2.0), "low": 0.0, "high": 1.5})
+    assert outcome.findings.to_dict().keys() == {"layers", "histograms"}

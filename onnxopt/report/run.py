@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from onnxopt.accuracy import Fidelity
+from onnxopt.findings import Findings
 from onnxopt.pass_contract import PassReport
 from onnxopt.runtime.compare import Difference
 from onnxopt.runtime.statistics import Latency, Ratio
@@ -80,6 +81,7 @@ class RunReport:
         notes: Sentences for the user.
         seconds: Time of the whole run.
         environment: Machine and versions.
+        findings: What the road itself found out; what passes found is with their outcomes.
     """
 
     source: str
@@ -98,6 +100,14 @@ class RunReport:
     notes: list[str] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
+    findings: Findings = dataclasses.field(default_factory=Findings)
+
+    @property
+    def all_findings(self) -> Findings:
+        """What the passes found out, in their order, and then the road."""
+        return Findings.together(
+            [*(report.outcome.findings for report in self.passes), self.findings]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data; infinities become null."""
@@ -119,6 +129,7 @@ class RunReport:
             "notes": self.notes,
             "seconds": self.seconds,
             "environment": self.environment,
+            **self.all_findings.to_dict(),
         }
         plain = _json_ready(document)
         assert isinstance(plain, dict)
