@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "CalibrationError",
     "EvaluationError",
     "FeedError",
     "ModelError",
@@ -28,6 +29,10 @@ class OptionError(OnnxoptError):
 
 class FeedError(OnnxoptError):
     """Input data does not fit the model's signature, or none could be made up."""
+
+
+class CalibrationError(OnnxoptError):
+    """Data, or what a model makes of them, cannot be calibrated with."""
 
 
 class EvaluationError(OnnxoptError):

@@ -16,7 +16,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Client
 from typing import Any
 
@@ -24,7 +24,7 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
-from onnxopt.runtime.messages import Kernel, Port, SessionInfo
+from onnxopt.runtime.messages import Kernel, Port, SessionInfo, Watcher
 
 #: Element types that ONNX Runtime's Python interface hands over as raw bits.
 _RAW_TYPES: Mapping[str, tuple[int, type]] = {
@@ -49,6 +49,7 @@ class Server:
 
     def __init__(self) -> None:
         self._sessions: dict[int, ort.InferenceSession] = {}
+        self._watchers: dict[int, dict[str, Watcher]] = {}
         self._profile_folder = tempfile.TemporaryDirectory(prefix="onnxopt-profile-")
         self._next = 0
 
@@ -86,12 +87,37 @@ class Server:
         )
 
     def close(self, session: int) -> None:
-        """Forget a session."""
+        """Forget a session and those who watch it."""
         self._sessions.pop(session, None)
+        self._watchers.pop(session, None)
 
     def run(self, session: int, feed: Mapping[str, Any]) -> list[Any]:
         """Run once and give all outputs."""
         return _run(self._sessions[session], feed)
+
+    def watch(self, session: int, watchers: Mapping[str, Watcher]) -> None:
+        """Have inputs and outputs of a session looked at, by name, whenever `observe` runs it."""
+        self._watchers[session] = dict(watchers)
+
+    def observe(self, session: int, feed: Mapping[str, Any]) -> dict[str, str]:
+        """Run once and show what comes out to the watchers, without sending it anywhere.
+
+        Returns:
+            What watchers object to, by the name of what they watch.
+        """
+        watchers = self._watchers[session]
+        names = [each.name for each in self._sessions[session].get_outputs()]
+        objections = {
+            name: watchers[name].see(np.asarray(feed[name])) for name in watchers if name in feed
+        }
+        watched = [name for name in names if name in watchers]
+        for name, value in _outputs(self._sessions[session], watched, feed):
+            objections[name] = watchers[name].see(value)
+        return {name: text for name, text in objections.items() if text}
+
+    def watched(self, session: int) -> dict[str, Watcher]:
+        """The watchers of a session, with what they know."""
+        return self._watchers[session]
 
     def evaluate(self, model: bytes, feed: Mapping[str, Any]) -> list[Any]:
         """Load a small model without optimizing it, run it once and forget it."""
@@ -188,6 +214,31 @@ def _run(session: ort.InferenceSession, feed: Mapping[str, Any]) -> list[Any]:
         return list(session.run(None, dict(feed)))
     wrapped = {name: _wrap(value) for name, value in feed.items()}
     return [_unwrap(value) for value in session.run_with_ort_values(None, wrapped)]
+
+
+def _outputs(
+    session: ort.InferenceSession, names: Sequence[str], feed: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """Run once and give some outputs; tensors are only good until the next one is asked for."""
+    if not names:
+        session.run(None, dict(feed))  # still finds out whether the model takes the feed
+        return
+    if all(isinstance(each, np.ndarray) and each.dtype.kind in "fiub" for each in feed.values()):
+        wrapped = {name: _wrap(value) for name, value in feed.items()}
+        values = session.run_with_ort_values(list(names), wrapped)
+        for name, value in zip(names, values, strict=True):
+            yield name, _in_place(value) if value.is_tensor() else None
+    else:
+        yield from zip(names, session.run(list(names), dict(feed)), strict=True)
+
+
+def _in_place(value: ort.OrtValue) -> Any:
+    """A tensor where the runtime has it; what numpy() gives is a copy."""
+    shape = tuple(value.shape())
+    if value.data_type() != "tensor(float)" or 0 in shape:
+        return _unwrap(value)
+    pointer = ctypes.cast(value.data_ptr(), ctypes.POINTER(ctypes.c_float))
+    return np.ctypeslib.as_array(pointer, shape or (1,)).reshape(shape)
 
 
 def _wrap(value: Any) -> ort.OrtValue:

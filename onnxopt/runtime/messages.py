@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Protocol
 
-__all__ = ["Kernel", "Port", "SessionInfo"]
+__all__ = ["Kernel", "Port", "SessionInfo", "Watcher"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +55,14 @@ class Kernel:
     node: str
     op_type: str
     seconds: float
+
+
+class Watcher(Protocol):
+    """Looks at one input or output of a model, run after run, inside the child process."""
+
+    def see(self, value: Any) -> str | None:
+        """Look at what a run made of it, an array that is not to be kept.
+
+        Returns:
+            What is wrong with it, or None.
+        """

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, Listener
 from typing import IO, Any
 
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
-from onnxopt.runtime.messages import Kernel, SessionInfo
+from onnxopt.runtime.messages import Kernel, SessionInfo, Watcher
 
 __all__ = ["Worker", "shared_worker"]
 
@@ -141,6 +141,25 @@ class Worker:
         """Run a session once and give all its outputs."""
         outputs: list[Any] = self._ask("run", session=session, feed=dict(feed))
         return outputs
+
+    def watch(self, session: int, watchers: Mapping[str, Watcher]) -> None:
+        """Have copies of watchers look at inputs and outputs of a session when `observe` runs it.
+
+        Args:
+            session: The session.
+            watchers: Picklable watchers, by the name of an input or output.
+        """
+        self._ask("watch", session=session, watchers=dict(watchers))
+
+    def observe(self, session: int, feed: Mapping[str, Any]) -> dict[str, str]:
+        """Run a session once for its watchers; gives what they object to, by name."""
+        objections: dict[str, str] = self._ask("observe", session=session, feed=dict(feed))
+        return objections
+
+    def watched(self, session: int) -> dict[str, Any]:
+        """The watchers of a session, by name, as they are now."""
+        watchers: dict[str, Any] = self._ask("watched", session=session)
+        return watchers
 
     def evaluate(self, model: bytes, feed: Mapping[str, Any], seconds: float = 60.0) -> list[Any]:
         """Compute the outputs of a small model once, without the runtime's optimizations."""

@@ -1,0 +1,63 @@
+"""One tensor of one sample, as observers see it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Activation", "UnobservableError"]
+
+Array = np.ndarray[Any, Any]
+
+
+class UnobservableError(Exception):
+    """A tensor cannot be observed as asked; the message is a phrase about it, without its name."""
+
+
+class Activation:
+    """A tensor's numbers, and their extremes, which several observers want.
+
+    Args:
+        array: The numbers, of any floating-point type; those of 16 bits and fewer become float32.
+
+    Raises:
+        UnobservableError: When they are no floating-point numbers, or not all are finite.
+    """
+
+    def __init__(self, array: Array) -> None:
+        if array.dtype.kind in "iubOSU":
+            raise UnobservableError("holds no floating-point numbers")
+        wide = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+        self.values: Array = np.ascontiguousarray(wide).reshape(array.shape)
+        self._channels: dict[int, tuple[Array, Array]] = {}
+        self._extremes: tuple[float, float] | None = None
+
+    def channel_extremes(self, axis: int) -> tuple[Array, Array]:
+        """Least and greatest number of each channel."""
+        if not -self.values.ndim <= axis < self.values.ndim:
+            raise UnobservableError(f"has {self.values.ndim} dimensions and so no axis {axis}")
+        axis %= self.values.ndim
+        if axis not in self._channels:
+            others = tuple(each for each in range(self.values.ndim) if each != axis)
+            low, high = self.values.min(axis=others), self.values.max(axis=others)
+            _check_finite(float(low.min()), float(high.max()))
+            self._channels[axis] = (low, high)
+        return self._channels[axis]
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """Least and greatest number of all."""
+        if self._extremes is None:
+            source = next(iter(self._channels.values()), (self.values, self.values))
+            low, high = float(source[0].min()), float(source[1].max())
+            _check_finite(low, high)
+            self._extremes = (low, high)
+        return self._extremes
+
+
+def _check_finite(low: float, high: float) -> None:
+    if np.isnan(low) or np.isnan(high):
+        raise UnobservableError("is not a number (NaN)")
+    if np.isinf(low) or np.isinf(high):
+        raise UnobservableError("is infinite")

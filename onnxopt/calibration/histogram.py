@@ -1,0 +1,153 @@
+"""Histograms of a fixed number of bins, whose merging is exact.
+
+Bins are as wide as a power of two and begin at its multiples, so a wider bin is exactly two
+narrower ones: whatever the order in which samples come, the counts are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from onnxopt.calibration.activation import Activation
+from onnxopt.calibration.observer import Observer, ObserverSpec
+
+__all__ = ["Histogram", "HistogramObserver"]
+
+Array = np.ndarray[Any, Any]
+
+#: The exponent of the bins before anything but zeros was seen; below that of any float64.
+_NOTHING = -2000
+#: Powers of two that float32 holds with room to spare.
+_SAFE_POWER = 100
+
+
+class HistogramObserver(Observer):
+    """Counts by magnitude and sign.
+
+    Bin ``i`` counts the numbers x of which ``trunc(x / width)`` is i: for i > 0 those in
+    ``[i * width, (i + 1) * width)``, for i < 0 the same mirrored, for 0 those between -width and
+    width. The width is the least power of two for which all numbers have a bin.
+
+    Args:
+        bins: Bins of either sign, a power of two.
+        most: Count at most about so many numbers of a tensor in each sample, evenly strided; the
+            extremes are of all numbers.
+
+    Attributes:
+        counts: int64 [2 * bins]; bin i stands at bins + i.
+        exponent: The width of a bin is 2 to the power of it.
+        low: Least number that was seen.
+        high: Greatest number that was seen.
+    """
+
+    def __init__(self, bins: int, most: int) -> None:
+        self.bins, self.most = bins, most
+        self.counts = np.zeros(2 * bins, np.int64)
+        self.exponent = _NOTHING
+        self.low, self.high = math.inf, -math.inf
+
+    @property
+    def width(self) -> float:
+        """Width of a bin."""
+        return math.ldexp(1.0, self.exponent)
+
+    @property
+    def total(self) -> int:
+        """How many numbers were counted."""
+        return int(self.counts.sum())
+
+    @property
+    def centres(self) -> Array:
+        """The middle of each bin, float64 [2 * bins]; that of bin 0 is 0."""
+        index = np.arange(-self.bins, self.bins)
+        return (index + 0.5 * np.sign(index)) * self.width
+
+    def update(self, activation: Activation) -> None:  # noqa: D102
+        low, high = activation.extremes
+        self._widen(low, high)
+        flat = activation.values.reshape(-1)
+        chosen = flat[:: _stride(activation.values.shape, self.most)]
+        if abs(self.exponent) > _SAFE_POWER:
+            chosen = chosen.astype(np.float64)
+        scale = chosen.dtype.type(math.ldexp(1.0, -max(self.exponent, -1000)))
+        index = (chosen * scale).astype(np.intp)
+        index += self.bins
+        self.counts += np.bincount(index, minlength=2 * self.bins)
+
+    def merge(self, other: Self) -> None:  # noqa: D102
+        if (self.bins, self.most) != (other.bins, other.most):
+            raise ValueError("histograms of different settings do not merge")
+        if other.low > other.high:
+            return
+        self._widen(other.low, other.high)
+        self.counts += _coarser(other.counts, self.exponent - other.exponent)
+
+    def _widen(self, low: float, high: float) -> None:
+        """Make room for numbers from low to high."""
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        greatest = max(abs(self.low), abs(self.high))
+        if greatest == 0:
+            return
+        exponent = math.frexp(greatest)[1] - self.bins.bit_length() + 1
+        if exponent > self.exponent:
+            self.counts = _coarser(self.counts, exponent - self.exponent)
+            self.exponent = exponent
+
+    def arrays(self) -> dict[str, Array]:  # noqa: D102
+        return {
+            "counts": self.counts,
+            "settings": np.array([self.exponent, self.most]),
+            "extremes": np.array([self.low, self.high]),
+        }
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, Array]) -> Self:  # noqa: D102
+        exponent, most = map(int, arrays["settings"])
+        made = cls(len(arrays["counts"]) // 2, most)
+        made.counts, made.exponent = arrays["counts"], exponent
+        made.low, made.high = map(float, arrays["extremes"])
+        return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram(ObserverSpec[HistogramObserver]):
+    """Ask for a histogram; see `HistogramObserver`."""
+
+    kind: ClassVar[str] = "histogram"
+    observer: ClassVar[type[Observer]] = HistogramObserver
+    bins: int = 2048
+    most: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.bins < 2 or self.bins & (self.bins - 1) or self.most < 1:
+            raise ValueError("a histogram has a power of two of bins and counts at least 1 number")
+
+    def start(self) -> HistogramObserver:  # noqa: D102
+        return HistogramObserver(self.bins, self.most)
+
+
+def _coarser(counts: Array, doublings: int) -> Array:
+    """The counts in bins that are 2^doublings times as wide."""
+    bins = len(counts) // 2
+    if doublings <= 0:
+        return counts
+    magnitude = np.abs(np.arange(-bins, bins))
+    shifted = magnitude >> min(doublings, 62)
+    target = np.where(np.arange(2 * bins) < bins, -shifted, shifted) + bins
+    coarse = np.zeros_like(counts)
+    np.add.at(coarse, target, counts)
+    return coarse
+
+
+def _stride(shape: tuple[int, ...], most: int) -> int:
+    """A step that leaves at most ``most`` numbers and does not fall in with any axis."""
+    size = math.prod(shape)
+    step = -(-size // most)
+    while step > 1 and math.gcd(step, size) > 1:
+        step += 1
+    return step

@@ -1,0 +1,230 @@
+"""Run the samples through the float model once and observe the tensors that were asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.calibration.activation import Activation, UnobservableError
+from onnxopt.calibration.fingerprint import feed_digest, fingerprints
+from onnxopt.calibration.observations import Observations
+from onnxopt.calibration.observer import Observer, ObserverSpec
+from onnxopt.errors import CalibrationError, RuntimeCrashError, RuntimeRefusalError
+from onnxopt.model import load, stage
+from onnxopt.runtime.worker import Worker, shared_worker
+from onnxopt.traversal import all_graphs
+
+__all__ = ["observe"]
+
+Feed = Mapping[str, Any]
+Requests = Mapping[str, Sequence[ObserverSpec[Any]]]
+
+_DIGEST_MODULUS = 2**64
+
+
+def observe(
+    model: ir.Model | str | os.PathLike[str],
+    samples: Iterable[Feed],
+    requests: Requests,
+    *,
+    worker: Worker | None = None,
+    threads: int = 1,
+    known: Observations | None = None,
+    skip_unobservable: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Observations:
+    """Run the samples one by one and observe tensors of the main graph, inputs included.
+
+    Memory does not depend on the number of samples: they are read as they are needed, and
+    observers, which live in the child process, are of fixed size. Tensors of the bodies of control
+    flow and of local functions, constants, and tensors that hold no floating-point numbers are left
+    alone, with the reason in the result.
+
+    Args:
+        model: The model, or its path. It is left as it is.
+        samples: Feeds; their shapes may differ. Read once, or twice when ``known`` is given.
+        requests: What to observe, by tensor name.
+        worker: Where to run the model.
+        threads: Threads for one operator.
+        known: Observations from before. Those of the same samples and of tensors with the same
+            fingerprint are taken over instead of being made again.
+        skip_unobservable: Leave tensors alone that turn out to hold NaN or infinity, or not to fit
+            what was asked of them, instead of giving up.
+        on_step: Told how far it is.
+
+    Raises:
+        CalibrationError: When there are no samples, the model has no tensor of a name, or a tensor
+            cannot be observed; names the tensor and the sample.
+        RuntimeRefusalError: When the runtime does not take the model or a sample.
+        RuntimeCrashError: When the runtime dies.
+    """
+    if not isinstance(model, ir.Model):
+        model = load(model)
+    result = Observations(left_alone=_unobservable(model, requests))
+    wanted = {
+        name: dict.fromkeys(specs)
+        for name, specs in requests.items()
+        if name not in result.left_alone and specs
+    }
+    result.fingerprints = fingerprints(model, wanted)
+    if known is not None and _digest(samples) == (known.samples, known.digest):
+        _take_over(known, wanted, result)
+    missing = {
+        name: [spec for spec in specs if spec not in result.observers.get(name, {})]
+        for name, specs in wanted.items()
+    }
+    missing = {name: specs for name, specs in missing.items() if specs}
+    if known is not None and not missing:
+        result.samples, result.digest = known.samples, known.digest
+        return result
+    watches = {name: TensorWatch(specs, skip_unobservable) for name, specs in missing.items()}
+    with _observable(model, missing) as path:
+        _run(path, samples, watches, worker or shared_worker(), threads, result, on_step)
+    return result
+
+
+class TensorWatch:
+    """The observers of one tensor, as they travel to the child process and back.
+
+    Args:
+        specs: What to observe.
+        skip_unobservable: Stop to look, instead of objecting, when the tensor is not observable.
+
+    Attributes:
+        observers: By spec.
+        given_up: Why they stopped to look, if they did.
+    """
+
+    def __init__(self, specs: Sequence[ObserverSpec[Any]], skip_unobservable: bool) -> None:
+        ordered = sorted(specs, key=lambda spec: spec.turn)
+        self.observers: dict[ObserverSpec[Any], Observer] = {s: s.start() for s in ordered}
+        self.given_up = ""
+        self._skip_unobservable = skip_unobservable
+
+    def see(self, value: Any) -> str | None:
+        """Show the tensor of a sample to all observers; an empty one has nothing to show."""
+        if self.given_up or (isinstance(value, np.ndarray) and value.size == 0):
+            return None
+        try:
+            if not isinstance(value, np.ndarray):
+                raise UnobservableError("is no tensor")
+            activation = Activation(value)
+            for observer in self.observers.values():
+                observer.update(activation)
+        except UnobservableError as error:
+            if not self._skip_unobservable:
+                return str(error)
+            self.given_up = str(error)
+            self.observers = {}
+        return None
+
+
+def _run(
+    path: pathlib.Path,
+    samples: Iterable[Feed],
+    watches: Mapping[str, TensorWatch],
+    worker: Worker,
+    threads: int,
+    result: Observations,
+    on_step: Callable[[str], None],
+) -> None:
+    info = worker.open(path, threads=threads)
+    generation = worker.generation
+    try:
+        worker.watch(info.session, watches)
+        for number, feed in enumerate(samples, start=1):
+            on_step(f"observing sample {number}")
+            try:
+                objections = worker.observe(info.session, feed)
+            except RuntimeRefusalError as error:
+                raise RuntimeRefusalError(
+                    f"the model does not take sample {number}: {error}"
+                ) from error
+            except RuntimeCrashError as error:
+                raise RuntimeCrashError(f"sample {number}: {error}") from error
+            for tensor, objection in objections.items():
+                raise CalibrationError(f"tensor '{tensor}' {objection}, in sample {number}")
+            result.samples = number
+            result.digest = (result.digest + feed_digest(feed)) % _DIGEST_MODULUS
+        if not result.samples:
+            raise CalibrationError("there are no samples to observe")
+        for name, watch in worker.watched(info.session).items():
+            if watch.given_up:
+                result.left_alone[name] = watch.given_up
+                result.observers.pop(name, None)
+            else:
+                result.observers.setdefault(name, {}).update(watch.observers)
+    finally:
+        if worker.generation == generation:
+            with contextlib.suppress(RuntimeCrashError):
+                worker.close(info.session)
+
+
+@contextlib.contextmanager
+def _observable(model: ir.Model, names: Iterable[str]) -> Iterator[pathlib.Path]:
+    """The model in a file, with these tensors as outputs besides its own."""
+    made = {value.name: value for node in model.graph for value in node.outputs}
+    outputs = {value.name for value in model.graph.outputs}
+    added = [made[name] for name in names if name in made and name not in outputs]
+    with tempfile.TemporaryDirectory(prefix="onnxopt-observed-") as folder:
+        model.graph.outputs.extend(added)
+        try:
+            staged = stage(model, pathlib.Path(folder) / "model.onnx")
+        finally:
+            if added:
+                del model.graph.outputs[-len(added) :]
+        yield staged.path
+
+
+def _unobservable(model: ir.Model, names: Iterable[str]) -> dict[str, str]:
+    """Why tensors cannot be observed, for those that the model has but cannot be looked at.
+
+    Raises:
+        CalibrationError: When the model has no tensor of a name.
+    """
+    constants = {*model.graph.initializers} - {value.name for value in model.graph.inputs}
+    constants |= {
+        v.name for n in model.graph if n.op_type == "Constant" for v in n.outputs if v.name
+    }
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    own = {value.name: value for value in values}
+    inner: set[str | None] = set()
+    for graph in all_graphs(model.graph):
+        inner.update(value.name for value in (*graph.inputs, *graph.initializers.values()))
+        inner.update(value.name for node in graph for value in node.outputs)
+    reasons = {}
+    for name in names:
+        if name in constants:
+            reasons[name] = "is a constant"
+        elif name in own:
+            dtype = own[name].dtype
+            if dtype is not None and not dtype.is_floating_point():
+                reasons[name] = "holds no floating-point numbers"
+        elif name in inner:
+            reasons[name] = "is inside the body of control flow"
+        else:
+            raise CalibrationError(f"the model has no tensor '{name}' to observe")
+    return reasons
+
+
+def _digest(samples: Iterable[Feed]) -> tuple[int, int]:
+    """Number and summed hashes of samples."""
+    digests = [feed_digest(feed) for feed in samples]
+    return len(digests), sum(digests) % _DIGEST_MODULUS
+
+
+def _take_over(
+    known: Observations, wanted: Mapping[str, Iterable[ObserverSpec[Any]]], result: Observations
+) -> None:
+    for name, specs in wanted.items():
+        for spec in specs:
+            found = known.matching(result.fingerprints.get(name, ""), spec)
+            if found is not None:
+                result.observers.setdefault(name, {})[spec] = found
