@@ -70,7 +70,7 @@ class ProductInput(LayerInput):
 
     def weights(self, matrix: Array, shape: tuple[int, ...]) -> Array:  # noqa: D102
         turned = matrix[0].T if self.weights_transposed else matrix[0]
-        return turned.reshape(shape)
+        return np.asarray(turned.reshape(shape))
 
 
 @dataclasses.dataclass(frozen=True)
