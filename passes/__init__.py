@@ -44,6 +44,7 @@ _LOCATIONS = {
     "fuse-gelu": "fuse_gelu:FuseGelu",
     "fuse-layer-norm": "fuse_layer_norm:FuseLayerNorm",
     "fuse-softmax": "fuse_softmax:FuseSoftmax",
+    "sparsify": "sparsify:Sparsify",
     "decode-weights": "decode_weights:DecodeWeights",
     "compact-weights": "compact_weights:CompactWeights",
 }
