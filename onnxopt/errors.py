@@ -12,6 +12,7 @@ __all__ = [
     "PassFailure",
     "RuntimeCrashError",
     "RuntimeRefusalError",
+    "UnsupportedModelError",
 ]
 
 
@@ -45,6 +46,10 @@ class RuntimeRefusalError(OnnxoptError):
 
 class RuntimeCrashError(OnnxoptError):
     """The process that ran a model in ONNX Runtime died or had to be stopped."""
+
+
+class UnsupportedModelError(OnnxoptError):
+    """A model holds nodes that cannot be turned into PyTorch."""
 
 
 class PassFailure(OnnxoptError):  # noqa: N818 - it is an outcome that the optimizer handles
