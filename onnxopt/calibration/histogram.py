@@ -24,6 +24,8 @@ Array = np.ndarray[Any, Any]
 _NOTHING = -2000
 #: Powers of two that float32 holds with room to spare.
 _SAFE_POWER = 100
+#: What is left of a bin's width, at least, where the extremes cut it.
+_LEAST_WIDTH = 1e-3
 
 
 class HistogramObserver(Observer):
@@ -41,6 +43,7 @@ class HistogramObserver(Observer):
     Attributes:
         counts: int64 [2 * bins]; bin i stands at bins + i.
         exponent: The width of a bin is 2 to the power of it.
+        zeros: How many of the numbers in bin 0 are 0.
         low: Least number that was seen.
         high: Greatest number that was seen.
     """
@@ -49,6 +52,7 @@ class HistogramObserver(Observer):
         self.bins, self.most = bins, most
         self.counts = np.zeros(2 * bins, np.int64)
         self.exponent = _NOTHING
+        self.zeros = 0
         self.low, self.high = math.inf, -math.inf
 
     @property
@@ -61,11 +65,23 @@ class HistogramObserver(Observer):
         """How many numbers were counted."""
         return int(self.counts.sum())
 
-    @property
-    def centres(self) -> Array:
-        """The middle of each bin, float64 [2 * bins]; that of bin 0 is 0."""
-        index = np.arange(-self.bins, self.bins)
-        return (index + 0.5 * np.sign(index)) * self.width
+    def density(self) -> tuple[Array, Array]:
+        """Where the numbers that are not 0 lie, evenly spread within bins and within the extremes.
+
+        Returns:
+            Ascending edges, float64 [2 * bins], and probability divided by width between them,
+            [2 * bins - 1]. What is missing to an integral of 1 is the share of zeros.
+        """
+        index = np.arange(-self.bins, self.bins + 1, dtype=np.float64)
+        # An extreme may be the only number of its bin, often (where a Clip cuts off).
+        slack = self.width * _LEAST_WIDTH
+        edges = np.delete(index, self.bins) * self.width
+        edges = np.clip(edges, self.low - slack, self.high + slack)
+        counts = self.counts[1:].astype(np.float64)  # nothing reaches the outermost negative bin
+        counts[self.bins - 1] -= self.zeros
+        widths = np.diff(edges)
+        share = np.divide(counts, widths, out=np.zeros_like(widths), where=widths > 0)
+        return edges, share / max(1, self.total)
 
     def update(self, activation: Activation) -> None:  # noqa: D102
         low, high = activation.extremes
@@ -75,6 +91,7 @@ class HistogramObserver(Observer):
         if abs(self.exponent) > _SAFE_POWER:
             chosen = chosen.astype(np.float64)
         scale = chosen.dtype.type(math.ldexp(1.0, -max(self.exponent, -1000)))
+        self.zeros += len(chosen) - int(np.count_nonzero(chosen))
         index = (chosen * scale).astype(np.intp)
         index += self.bins
         self.counts += np.bincount(index, minlength=2 * self.bins)
@@ -85,6 +102,7 @@ class HistogramObserver(Observer):
         if other.low > other.high:
             return
         self._widen(other.low, other.high)
+        self.zeros += other.zeros
         self.counts += _coarser(other.counts, self.exponent - other.exponent)
 
     def _widen(self, low: float, high: float) -> None:
@@ -101,15 +119,15 @@ class HistogramObserver(Observer):
     def arrays(self) -> dict[str, Array]:  # noqa: D102
         return {
             "counts": self.counts,
-            "settings": np.array([self.exponent, self.most]),
+            "settings": np.array([self.exponent, self.most, self.zeros]),
             "extremes": np.array([self.low, self.high]),
         }
 
     @classmethod
     def restore(cls, arrays: Mapping[str, Array]) -> Self:  # noqa: D102
-        exponent, most = map(int, arrays["settings"])
+        exponent, most, zeros = map(int, arrays["settings"])
         made = cls(len(arrays["counts"]) // 2, most)
-        made.counts, made.exponent = arrays["counts"], exponent
+        made.counts, made.exponent, made.zeros = arrays["counts"], exponent, zeros
         made.low, made.high = map(float, arrays["extremes"])
         return made
 
