@@ -1,0 +1,411 @@
+"""What the student is to minimize: how its outputs differ from the teacher's and from labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onnxopt.errors import FeedError, OptionError
+from onnxopt.training import losses
+from onnxopt.training.data import NO_LABEL, Batch
+from onnxopt.training.kinds import OutputKind, Recognized, recognize, recognize_mask, rows
+
+__all__ = [
+    "LOSSES",
+    "LossName",
+    "LossParts",
+    "Objective",
+    "OutputPlan",
+    "TaskKind",
+    "TaskPlan",
+    "plan_outputs",
+    "plan_task",
+]
+
+Array = np.ndarray[Any, Any]
+LossName = Literal["kl", "dkd", "dist", "chances", "cosine", "mse", "none"]
+TaskKind = Literal["cross-entropy", "ctc", "mse", "own"]
+
+LOSSES: tuple[LossName, ...] = ("kl", "dkd", "dist", "chances", "cosine", "mse", "none")
+#: The loss of each kind of output.
+_USUAL: Mapping[OutputKind, LossName] = {
+    OutputKind.LOGITS: "kl",
+    OutputKind.PROBABILITIES: "kl",
+    OutputKind.LOG_PROBABILITIES: "kl",
+    OutputKind.CHANCES: "chances",
+    OutputKind.EMBEDDING: "cosine",
+    OutputKind.NUMBERS: "mse",
+    OutputKind.DISCRETE: "none",
+}
+#: Probabilities below this count as this where logits are wanted.
+_SMALLEST_PROBABILITY = 1e-7
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputPlan:
+    """How one output is compared with the teacher's.
+
+    Attributes:
+        name: Its name; of a hint, that of the inner tensor.
+        kind: What its numbers mean.
+        class_axis: Axis of classes or of an embedding's dimensions.
+        reason: Why it was taken for that.
+        loss: The loss.
+        variance: Variance of the teacher's numbers.
+        mask: Input that says which positions count; None when all do.
+        weight: Factor of its loss.
+        is_hint: Whether it is an inner tensor.
+    """
+
+    name: str
+    kind: OutputKind
+    class_axis: int
+    reason: str
+    loss: LossName
+    variance: float = 1.0
+    mask: str | None = None
+    weight: float = 1.0
+    is_hint: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskPlan:
+    """How one output is compared with labels.
+
+    Attributes:
+        output: The output.
+        kind: The loss.
+        classes: How many classes it has; 0 for numbers.
+        function: The user's own loss of outputs and labels.
+        batch_axis: Axis of the output along which samples lie.
+        blank: Class that stands for no symbol, for CTC.
+    """
+
+    output: str
+    kind: TaskKind
+    classes: int = 0
+    function: Callable[[Mapping[str, Tensor], Tensor], Tensor] | None = None
+    batch_axis: int = 0
+    blank: int = 0
+
+
+@dataclasses.dataclass
+class LossParts:
+    """A loss and what it is the sum of.
+
+    Attributes:
+        total: What is minimized.
+        parts: Each part, weighted, by name.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Objective:
+    """The weighted sum of all losses.
+
+    Args:
+        outputs: How each output is compared with the teacher's.
+        task: How labels are compared; None without labels.
+        temperature: Softens logits.
+        standardize: Standardize logits before they are compared.
+        label_weight: Share of the labels in the sum, from 0 to 1; the rest is the teacher's.
+        smoothing: Label smoothing.
+    """
+
+    def __init__(
+        self,
+        outputs: Sequence[OutputPlan],
+        task: TaskPlan | None = None,
+        *,
+        temperature: float = 2.0,
+        standardize: bool = False,
+        label_weight: float = 0.5,
+        smoothing: float = 0.0,
+    ) -> None:
+        if not temperature > 0:
+            raise OptionError(f"a temperature is above 0, not {temperature:g}")
+        if not 0 <= label_weight <= 1:
+            raise OptionError(f"the weight of labels is from 0 to 1, not {label_weight:g}")
+        self.outputs = tuple(outputs)
+        self.task = task
+        self.temperature = temperature
+        self.standardize = standardize
+        self.label_weight = label_weight if task is not None else 0.0
+        self.smoothing = smoothing
+        self.projections: Mapping[str, Any] = {}
+        if self.label_weight < 1 and not any(plan.loss != "none" for plan in outputs):
+            raise OptionError("no output of the teacher has a gradient, and there are no labels")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether anything is compared with the teacher."""
+        return self.label_weight < 1
+
+    def __call__(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Batch
+    ) -> LossParts:
+        """The loss of one batch."""
+        parts: dict[str, Tensor] = {}
+        if self.needs_teacher:
+            for plan in self.outputs:
+                if plan.loss != "none" and plan.weight:
+                    value = self._distance(plan, student[plan.name], teacher[plan.name], batch)
+                    parts[f"{plan.name} ({plan.loss})"] = (
+                        (1 - self.label_weight) * plan.weight * value
+                    )
+        if self.task is not None and self.label_weight > 0:
+            assert batch.labels is not None
+            value = self._task_loss(self.task, student, torch.from_numpy(batch.labels))
+            parts[f"{self.task.output} (labels, {self.task.kind})"] = self.label_weight * value
+        return LossParts(torch.stack(list(parts.values())).sum(), parts)
+
+    def _distance(self, plan: OutputPlan, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        if plan.name in self.projections:
+            student = self.projections[plan.name](student)
+        wide_student = rows(student, plan.class_axis).float()
+        wide_teacher = rows(teacher, plan.class_axis).float()
+        weights = None
+        if plan.mask is not None:
+            weights = torch.from_numpy(np.ascontiguousarray(batch.feed[plan.mask])).reshape(-1)
+            weights = weights.to(wide_student.dtype)
+        if plan.loss == "mse":
+            return losses.relative_mse(wide_student, wide_teacher, plan.variance, weights)
+        if plan.loss == "cosine":
+            loss = losses.cosine(wide_student, wide_teacher, weights)
+            if "length 1" in plan.reason:
+                return loss
+            return loss + losses.relative_mse(wide_student, wide_teacher, plan.variance, weights)
+        if plan.loss == "chances":
+            return losses.bernoulli_kl(wide_student, wide_teacher, weights)
+        wide_student, wide_teacher = _logits(plan, wide_student), _logits(plan, wide_teacher)
+        if self.standardize:
+            wide_student = losses.standardized(wide_student)
+            wide_teacher = losses.standardized(wide_teacher)
+        if plan.loss == "dkd":
+            return losses.decoupled_kl(
+                wide_student, wide_teacher, temperature=self.temperature, weights=weights
+            )
+        if plan.loss == "dist":
+            return losses.pearson(wide_student, wide_teacher, self.temperature, weights=weights)
+        return losses.kl(wide_student, wide_teacher, self.temperature, weights)
+
+    def _task_loss(self, task: TaskPlan, student: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        if task.function is not None:
+            return task.function(student, labels)
+        output = student[task.output]
+        plan = self._plan(task.output)
+        if task.kind == "mse":
+            wide, wanted = rows(output, plan.class_axis), rows(labels, plan.class_axis)
+            return losses.relative_mse(wide.float(), wanted.float(), plan.variance)
+        if task.kind == "ctc":
+            output = output.movedim(task.batch_axis, 1)  # [steps, batch, classes]
+            return losses.ctc(_logits(plan, output.float()), labels.long(), task.blank)
+        wide = _logits(plan, rows(output, plan.class_axis).float())
+        return losses.cross_entropy(wide, labels.long().reshape(-1), self.smoothing)
+
+    def _plan(self, name: str) -> OutputPlan:
+        return next(plan for plan in self.outputs if plan.name == name)
+
+
+def plan_outputs(
+    outputs: Sequence[Mapping[str, Array]],
+    feeds: Sequence[Mapping[str, Array]],
+    *,
+    kinds: Mapping[str, str] | None = None,
+    chosen_losses: Mapping[str, str] | None = None,
+    weights: Mapping[str, float] | None = None,
+    hints: Sequence[str] = (),
+    hint_weight: float = 1.0,
+) -> list[OutputPlan]:
+    """Look at what the teacher gives and plan the loss of each output.
+
+    Args:
+        outputs: The teacher's outputs and hints on some feeds.
+        feeds: Those feeds.
+        kinds: Kinds that the user names, by output.
+        chosen_losses: Losses that the user names, by output.
+        weights: Factors by output; 1 where none is given.
+        hints: Names of inner tensors among the outputs.
+        hint_weight: Factor of each hint.
+
+    Raises:
+        OptionError: When a kind, loss or output is not known.
+    """
+    kinds, chosen_losses, weights = kinds or {}, chosen_losses or {}, weights or {}
+    for option, table in (("kind", kinds), ("loss", chosen_losses), ("weight", weights)):
+        for name in table:
+            _known(
+                name,
+                outputs[0],
+                f"a {option} is given for '{name}', but the teacher has no such output",
+            )
+    plans: list[OutputPlan] = []
+    for name in outputs[0]:
+        arrays = [each[name] for each in outputs]
+        found = recognize(arrays)
+        if name in hints:
+            found = dataclasses.replace(found, kind=OutputKind.NUMBERS, reason="a hint")
+            found = dataclasses.replace(found, class_axis=_channel_axis(arrays[0].ndim))
+        if name in kinds:
+            found = _override(found, kinds[name])
+        loss = _USUAL[found.kind]
+        if name in chosen_losses:
+            loss = _loss(chosen_losses[name], found.kind, name)
+        shapes = [array.shape for array in arrays]
+        plans.append(
+            OutputPlan(
+                name,
+                found.kind,
+                found.class_axis,
+                found.reason,
+                loss,
+                found.variance,
+                recognize_mask(feeds, shapes) if arrays[0].ndim == 3 else None,
+                weights.get(name, hint_weight if name in hints else 1.0),
+                name in hints,
+            )
+        )
+    return plans
+
+
+def plan_task(
+    plans: Sequence[OutputPlan],
+    outputs: Sequence[Mapping[str, Array]],
+    labels: Sequence[Array],
+    *,
+    output: str | None = None,
+    function: Callable[[Mapping[str, Tensor], Tensor], Tensor] | None = None,
+    batch_axes: Mapping[str, int] | None = None,
+) -> TaskPlan:
+    """Find out which output the labels belong to, and their loss.
+
+    Args:
+        plans: How outputs are compared.
+        outputs: The teacher's outputs on some samples.
+        labels: The labels of those samples.
+        output: The output that the user names.
+        function: The user's own loss.
+        batch_axes: Axis of samples by output.
+
+    Raises:
+        FeedError: When no output, or more than one, fits the labels.
+    """
+    candidates = [plan for plan in plans if plan.loss != "none" and not plan.is_hint]
+    if output is not None:
+        _known(
+            output,
+            [plan.name for plan in plans],
+            f"labels are said to belong to '{output}', but the teacher has no such output",
+        )
+        candidates = [plan for plan in plans if plan.name == output]
+    if function is not None:
+        name = candidates[0].name if candidates else plans[0].name
+        return TaskPlan(name, "own", function=function)
+    fitting: list[TaskPlan] = []
+    for plan in candidates:
+        axis = (batch_axes or {}).get(plan.name, 0)
+        kind = _task_kind(plan, [each[plan.name] for each in outputs], labels, axis)
+        if kind is not None:
+            classes = outputs[0][plan.name].shape[plan.class_axis] if plan.kind.has_classes else 0
+            fitting.append(TaskPlan(plan.name, kind, classes, batch_axis=axis))
+    if len(fitting) == 1:
+        return fitting[0]
+    label = f"labels of type {labels[0].dtype} and shape {list(labels[0].shape)} for each sample"
+    if fitting:
+        names = ", ".join(f"'{each.output}'" for each in fitting)
+        raise FeedError(f"{label} fit several outputs ({names}): say which with --label-output")
+    shapes = ", ".join(
+        f"'{plan.name}' {plan.kind} {list(outputs[0][plan.name].shape)}" for plan in candidates
+    )
+    raise FeedError(f"{label} fit no output ({shapes}); leave labels out to train without them")
+
+
+def check_labels(task: TaskPlan, labels: Sequence[Array]) -> None:
+    """Hold all labels against the number of classes.
+
+    Raises:
+        FeedError: When one is out of range, with the sample.
+    """
+    if not task.classes:
+        return
+    for number, label in enumerate(labels):
+        low, high = int(label.min(initial=0)), int(label.max(initial=0))
+        if high >= task.classes or low < NO_LABEL:
+            wrong = high if high >= task.classes else low
+            raise FeedError(
+                f"label {wrong} of sample {number} is out of range: output '{task.output}' has "
+                f"{task.classes} classes, from 0 to {task.classes - 1} ({NO_LABEL} for none)"
+            )
+
+
+def _task_kind(
+    plan: OutputPlan, outputs: Sequence[Array], labels: Sequence[Array], batch_axis: int
+) -> TaskKind | None:
+    """The loss with which labels fit an output, or None."""
+    if labels[0].dtype.kind == "f":
+        same = all(a.shape == b.shape for a, b in zip(labels, outputs, strict=True))
+        return "mse" if same and not plan.kind.has_classes else None
+    if labels[0].dtype.kind not in "iu" or not plan.kind.has_classes:
+        return None
+    positions = [
+        tuple(size for axis, size in enumerate(each.shape) if axis != plan.class_axis % each.ndim)
+        for each in outputs
+    ]
+    if all(a.shape == b for a, b in zip(labels, positions, strict=True)):
+        return "cross-entropy"
+    sequences = all(
+        label.ndim == 2 and each.ndim == 3 and len(label) == each.shape[batch_axis]
+        for label, each in zip(labels, outputs, strict=True)
+    )
+    return "ctc" if sequences else None
+
+
+def _logits(plan: OutputPlan, values: Tensor) -> Tensor:
+    """Numbers whose softmax along the last axis is the distribution over classes."""
+    if plan.kind is OutputKind.PROBABILITIES:
+        return values.clamp_min(_SMALLEST_PROBABILITY).log()
+    return values
+
+
+def _channel_axis(rank: int) -> int:
+    """Axis of channels of an inner tensor: after the batch in images, the last elsewhere."""
+    return 1 if rank >= 4 else max(rank - 1, 0)
+
+
+def _override(found: Recognized, text: str) -> Recognized:
+    """A kind as the user writes it: its name, or its name and the class axis, ``logits@1``."""
+    name, _, axis = text.partition("@")
+    if name not in set(OutputKind) or (axis and not axis.lstrip("-").isdigit()):
+        raise OptionError(
+            f"'{text}' is no kind of output; write one of {', '.join(OutputKind)}, with the axis "
+            "of classes behind it where that is not found, such as logits@1"
+        )
+    chosen = int(axis) if axis else found.class_axis
+    return dataclasses.replace(found, kind=OutputKind(name), class_axis=chosen, reason="as you say")
+
+
+def _loss(name: str, kind: OutputKind, output: str) -> LossName:
+    for loss in LOSSES:
+        if name == loss:
+            if loss in ("kl", "dkd", "dist") and not kind.has_classes:
+                raise OptionError(
+                    f"loss '{name}' is for classes, but output '{output}' was taken for {kind}; "
+                    f"say --kind {output}=logits if that is wrong"
+                )
+            return loss
+    raise OptionError(f"'{name}' is no loss; choose one of {', '.join(LOSSES)}")
+
+
+def _known(name: str, names: Any, complaint: str) -> None:
+    if name not in names:
+        close = difflib.get_close_matches(name, list(names), n=1)
+        hint = f"; is it '{close[0]}'?" if close else f"; it has {', '.join(names)}"
+        raise OptionError(complaint + hint)
