@@ -16,6 +16,7 @@ from typing import Any
 from onnxopt.data import Feed, FeedRequest, FeedSource
 from onnxopt.errors import ModelError, OptionError, RuntimeCrashError, RuntimeRefusalError
 from onnxopt.model import bytes_on_disk, load
+from onnxopt.runtime.footprint import Footprint, footprint
 from onnxopt.runtime.probe import environment
 from onnxopt.runtime.statistics import Latency, Ratio, latency, ratio
 from onnxopt.runtime.trial import race
@@ -23,8 +24,6 @@ from onnxopt.runtime.worker import Worker
 
 __all__ = ["BenchReport", "BenchRow", "bench"]
 
-#: Models are loaded so often, and the shortest time counts.
-_LOADS = 3
 #: Models that take more than this together are timed one after the other.
 _RACE_LIMIT_BYTES = 1 << 30
 #: A timing has at least so many rounds.
@@ -107,12 +106,10 @@ def bench(
     paths = [pathlib.Path(model) for model in models]
     source = FeedSource(load(paths[0]), data, request)
     feed = _feed(paths[0], source, data is not None, threads)
-    loads, peaks, idle = [], [], 0
+    prints: list[Footprint] = []
     for path in paths:
         on_step(f"loading {path.name}")
-        load_seconds, peak, idle = _load_and_run(path, feed, threads)
-        loads.append(load_seconds)
-        peaks.append(peak)
+        prints.append(_footprint(path, feed, threads))
     sizes = [bytes_on_disk(path) for path in paths]
     paired = sum(sizes) <= _RACE_LIMIT_BYTES
     on_step("timing")
@@ -121,8 +118,8 @@ def bench(
         BenchRow(
             str(path),
             sizes[index],
-            loads[index],
-            peaks[index],
+            prints[index].load_seconds,
+            prints[index].peak_memory_bytes,
             latency(samples[index]),
             None if index == 0 else ratio(samples[0], samples[index]),
         )
@@ -130,7 +127,7 @@ def bench(
     ]
     return BenchReport(
         tuple(rows),
-        idle,
+        prints[-1].idle_memory_bytes,
         {name: list(getattr(value, "shape", ())) for name, value in feed.items()},
         paired,
         environment(threads),
@@ -144,22 +141,11 @@ def _feed(path: pathlib.Path, source: FeedSource, from_data: bool, threads: int)
         return source.feeds(lambda feed: worker.run(session, feed), limit)[-1]
 
 
-def _load_and_run(path: pathlib.Path, feed: Feed, threads: int) -> tuple[float, int, int]:
-    """Shortest load time in seconds; peak and idle memory of a fresh process in bytes."""
-    with Worker() as worker:
-        idle = worker.peak_memory()
-        try:
-            info = worker.open(path, threads=threads)
-            worker.run(info.session, feed)
-            peak = worker.peak_memory()
-            loads = [info.load_seconds]
-            for _ in range(_LOADS - 1):
-                worker.close(info.session)
-                info = worker.open(path, threads=threads)
-                loads.append(info.load_seconds)
-        except (RuntimeRefusalError, RuntimeCrashError) as error:
-            raise ModelError(f"{path} cannot be measured: {error}") from error
-    return min(loads), peak, idle
+def _footprint(path: pathlib.Path, feed: Feed, threads: int) -> Footprint:
+    try:
+        return footprint(path, feed, threads)
+    except (RuntimeRefusalError, RuntimeCrashError) as error:
+        raise ModelError(f"{path} cannot be measured: {error}") from error
 
 
 def _samples(

@@ -28,12 +28,14 @@ __all__ = [
 class Layer:
     """What is known of one node of the result, or of one that is gone.
 
-    Several passes may each tell a part: what they say of the same name is put together, a later
-    one's field before an earlier one's, and reasons one after the other.
+    Several may each tell a part: what they say of the same name is put together, a later one's
+    field before an earlier one's, and reasons one after the other. Time, bytes and precision of
+    what runs are found by the optimizer; what a pass says goes before that.
 
     Attributes:
         name: Name of the node; of its first output where it has none.
         operator: Its operator.
+        kernel: What ONNX Runtime runs for it.
         seconds: Time in one run.
         seconds_before: Time that what it stands for took in the original.
         precision: What it computes in, such as ``float32``, ``int8`` or ``int8 weights``.
@@ -49,6 +51,7 @@ class Layer:
 
     name: str
     operator: str = ""
+    kernel: str = ""
     seconds: float | None = None
     seconds_before: float | None = None
     precision: str | None = None

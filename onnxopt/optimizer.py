@@ -275,6 +275,13 @@ class _Run:
         return f"{error}\n{command}"
 
     def _report(self, candidate: Candidate) -> RunReport:
+        report = self._what_was_judged(candidate)
+        if self.settings.details:
+            self.on_step("measuring memory and layers")
+            self.original.add_details(report, candidate)
+        return report
+
+    def _what_was_judged(self, candidate: Candidate) -> RunReport:
         referee, trial = self.original.referee, candidate.trial
         reference = None if referee is None else referee.reference
         times = candidate.samples or [[], []]

@@ -7,6 +7,7 @@ ONNX Runtime as long as the passes take.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import pathlib
 from collections.abc import Callable
 
@@ -15,12 +16,14 @@ import onnx_ir as ir
 
 from onnxopt.candidate import Candidate
 from onnxopt.data import Feed, FeedRequest, FeedSource
+from onnxopt.details import look_closely
 from onnxopt.errors import ModelError, RuntimeCrashError, RuntimeRefusalError
 from onnxopt.instruments.counts import count_ops
 from onnxopt.instruments.guard import SpeedGuard, size_objection
 from onnxopt.instruments.verify import Objection, Referee
+from onnxopt.layers import beside
 from onnxopt.model import Interface, bytes_on_disk, light_proto, load
-from onnxopt.report.run import ModelFacts
+from onnxopt.report.run import ModelFacts, RunReport
 from onnxopt.runtime.trial import Trial
 from onnxopt.runtime.worker import Worker, shared_worker
 from onnxopt.samples import Samples, split
@@ -127,6 +130,44 @@ class Original:
         referee.let_go(trial)
         return objection
 
+    def add_details(self, report: RunReport, candidate: Candidate) -> None:
+        """Measure peak memory and layers of both models, and put them into a report.
+
+        Nothing is added where models are not run.
+        """
+        referee = self.referee
+        if referee is None:
+            return
+        settings, feed = self._settings, self._timed_feed(referee)
+        paths = [self.path, *([candidate.staged.path] if candidate.changed else [])]
+        try:
+            looks = [
+                look_closely(
+                    path,
+                    feed,
+                    threads=settings.threads,
+                    seconds=settings.seconds / 2,
+                    worker=self._worker,
+                )
+                for path in paths
+            ]
+        except (RuntimeRefusalError, RuntimeCrashError) as error:
+            report.notes.append(f"Memory and layers could not be measured: {error}")
+            return
+        before, after = looks[0], looks[-1]
+        report.before, report.after = (
+            dataclasses.replace(
+                facts,
+                load_seconds=look.footprint.load_seconds,
+                peak_memory_bytes=look.footprint.peak_memory_bytes,
+                kernel_seconds=look.kernel_seconds,
+            )
+            for facts, look in ((report.before, before), (report.after, after))
+        )
+        report.idle_memory_bytes = after.footprint.idle_memory_bytes
+        report.inputs = {name: list(getattr(value, "shape", ())) for name, value in feed.items()}
+        report.findings.layers.extend(beside(after.layers, before.layers))
+
     def workbench(self, on_step: Callable[[str], None]) -> Workbench:
         """What lossy passes work with.
 
@@ -188,7 +229,7 @@ class Original:
         guard = SpeedGuard(
             self._worker,
             referee.reference,
-            referee.feeds[-1] if self._together else referee.feeds[0],
+            self._timed_feed(referee),
             threads=self._settings.threads,
             seconds=self._settings.seconds,
             together=self._together,
@@ -196,6 +237,10 @@ class Original:
         objection, candidate.speed = guard.judge(candidate.trial)
         candidate.samples = guard.samples
         return objection
+
+    def _timed_feed(self, referee: Referee) -> Feed:
+        """The largest feed that was made up, or the first where runs are dear."""
+        return referee.feeds[-1] if self._together else referee.feeds[0]
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

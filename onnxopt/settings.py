@@ -37,6 +37,7 @@ class Settings:
         goal: What lossy passes are to gain.
         effort: How much time lossy passes may take.
         external_data: Weights beside the model: as the input had it, always, or never.
+        details: Measure peak memory and the time of each layer too, for a report.
         in_place: Allow the output to replace the input.
         dry_run: Do everything but write the output.
         reproducer: Folder for reproducers of failing passes; beside the output when None.
@@ -57,6 +58,7 @@ class Settings:
     goal: Goal = "latency"
     effort: Effort = "medium"
     external_data: ExternalData = "auto"
+    details: bool = False
     in_place: bool = False
     dry_run: bool = False
     reproducer: str | os.PathLike[str] | None = None

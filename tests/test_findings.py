@@ -26,7 +26,7 @@ def test_what_several_passes_say_of_a_layer_is_put_together() -> None:
     pruned = Findings([Layer("conv", "Conv", zeros=0.5, precision="float32", reason="50 % pruned")])
     quantized = Findings([Layer("conv", precision="int8", sqnr_db=31.5, reason="within budget")])
     report = report_with(pruned, quantized)
-    report.findings.layers.append(Layer("conv", seconds=0.25, reason="within budget"))
+    report.findings.layers.append(Layer("conv", "Conv", seconds=0.25, precision="float32"))
     assert report.to_dict()["layers"] == [
         {
             "name": "conv",

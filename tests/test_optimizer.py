@@ -491,3 +491,31 @@ def test_random_outputs_are_named_and_not_held_against_a_pass(tmp_path: pathlib.
     assert sorted(op_types(load(target))) == ["Add", "Neg", "RandomNormalLike", "Relu"]
     assert any("'y' differs in each run" in note for note in report.notes)
     assert not any("'z'" in note for note in report.notes)
+
+
+def test_details_are_measured_where_they_are_asked_for(tmp_path: pathlib.Path) -> None:
+    weights = {"w": np.ones((4, 4), np.float32)}
+    text = "g (float[n, 4] x) => (float[n, 4] y) { a = Identity(x) b = MatMul(a, w) y = Neg(b) }"
+    onnx.save(parse(text, weights), tmp_path / "m.onnx")
+    plain = onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "o.onnx", seconds=0.0)
+    assert plain.before.peak_memory_bytes is None
+    assert "layers" not in plain.to_dict()
+    report = onnxopt.optimize(tmp_path / "m.onnx", tmp_path / "o.onnx", seconds=0.0, details=True)
+    idle = report.idle_memory_bytes
+    assert idle is not None
+    for facts in (report.before, report.after):
+        assert facts.peak_memory_bytes is not None
+        assert facts.peak_memory_bytes > idle
+        assert facts.kernel_seconds.keys() == {"MatMul", "Neg"}
+    assert report.inputs.keys() == {"x"}
+    product = next(each for each in report.to_dict()["layers"] if each["operator"] == "MatMul")
+    assert product["weight_bytes"] == product["weight_bytes_before"] == 64
+    assert product["seconds"] > 0
+    assert product["seconds_before"] > 0
+
+
+def test_details_of_a_model_that_cannot_be_run_are_left_out(tmp_path: pathlib.Path) -> None:
+    onnx.save(parse(_TEXT), tmp_path / "m.onnx")
+    report = onnxopt.optimize(tmp_path / "m.onnx", dry_run=True, verify="off", details=True)
+    assert report.after.peak_memory_bytes is None
+    assert report.findings.layers == []

@@ -35,6 +35,9 @@ class ModelFacts:
         load_seconds: Time that ONNX Runtime took to load it; None when it was not run.
         kernels: Nodes of the runtime's own optimized graph that ran, by operator.
         latency: Time for one run; None when it was not timed.
+        peak_memory_bytes: Largest resident size of a process that loads it once and runs it once;
+            None when that was not measured.
+        kernel_seconds: Time for one run by the operator that the runtime chose, if it was profiled.
     """
 
     bytes: int
@@ -43,6 +46,8 @@ class ModelFacts:
     load_seconds: float | None = None
     kernels: dict[str, int] = dataclasses.field(default_factory=dict)
     latency: Latency | None = None
+    peak_memory_bytes: int | None = None
+    kernel_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +86,9 @@ class RunReport:
         notes: Sentences for the user.
         seconds: Time of the whole run.
         environment: Machine and versions.
+        idle_memory_bytes: Resident size of a process before it loads a model, where peak memory was
+            measured.
+        inputs: Shape of each input of the timed runs.
         findings: What the road itself found out; what passes found is with their outcomes.
     """
 
@@ -100,13 +108,15 @@ class RunReport:
     notes: list[str] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
+    idle_memory_bytes: int | None = None
+    inputs: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     findings: Findings = dataclasses.field(default_factory=Findings)
 
     @property
     def all_findings(self) -> Findings:
-        """What the passes found out, in their order, and then the road."""
+        """What the road found out, and then the passes, which know better, in their order."""
         return Findings.together(
-            [*(report.outcome.findings for report in self.passes), self.findings]
+            [self.findings, *(report.outcome.findings for report in self.passes)]
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,6 +139,8 @@ class RunReport:
             "notes": self.notes,
             "seconds": self.seconds,
             "environment": self.environment,
+            "idle_memory_bytes": self.idle_memory_bytes,
+            "inputs": self.inputs,
             **self.all_findings.to_dict(),
         }
         plain = _json_ready(document)

@@ -24,7 +24,8 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
-from onnxopt.runtime.messages import Kernel, Port, SessionInfo, Watcher
+from onnxopt.runtime.messages import Kernel, KernelTime, Port, SessionInfo, Watcher
+from onnxopt.runtime.profile_events import kernel_times
 
 #: Element types that ONNX Runtime's Python interface hands over as raw bits.
 _RAW_TYPES: Mapping[str, tuple[int, type]] = {
@@ -42,6 +43,8 @@ _LEVELS = {
 }
 #: One timed sample lasts at least this long, so that the clock's own cost does not count.
 _SHORTEST_SAMPLE_SECONDS = 2e-3
+#: So many runs are profiled. What is recorded of a run grows with the nodes.
+_LEAST_PROFILED, _MOST_PROFILED = 3, 50
 
 
 class Server:
@@ -142,23 +145,41 @@ class Server:
         Returns:
             Operator and output names of each node, those of bodies too.
         """
-        import onnx  # slow to import and seldom needed
-
         with tempfile.TemporaryDirectory(prefix="onnxopt-optimized-") as folder:
             options = ort.SessionOptions()
             options.log_severity_level = 4
-            options.optimized_model_filepath = os.path.join(folder, "model.onnx")
-            prefix = "session.optimized_model_external_initializers_"
-            options.add_session_config_entry(f"{prefix}file_name", "weights")
-            options.add_session_config_entry(f"{prefix}min_size_in_bytes", "1024")
+            path = _keep_optimized(options, folder)
             ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            saved = onnx.load(options.optimized_model_filepath, load_external_data=False)
-        graphs = [saved.graph]
-        for graph in graphs:  # grows while it is walked
-            for node in graph.node:
-                for attribute in node.attribute:
-                    graphs.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
-        return [(node.op_type, tuple(node.output)) for graph in graphs for node in graph.node]
+            return [(node.op_type, tuple(node.output)) for node in _nodes_of(path)]
+
+    def profile(
+        self, model: str, feed: Mapping[str, Any], threads: int, seconds: float
+    ) -> list[KernelTime]:
+        """Load a model at the default level and time each node of the graph that runs.
+
+        Args:
+            model: Its path.
+            feed: Inputs of each run.
+            threads: Threads for one operator.
+            seconds: Time to spend on runs; there are at least three after one that does not count.
+        """
+        with tempfile.TemporaryDirectory(prefix="onnxopt-optimized-") as folder:
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+            options.log_severity_level = 4
+            options.enable_profiling = True
+            options.profile_file_prefix = os.path.join(folder, "profile")
+            path = _keep_optimized(options, folder)
+            session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            outputs = {node.name: tuple(node.output) for node in _nodes_of(path)}
+            _run(session, feed)
+            end, runs = time.perf_counter() + seconds, 0
+            while runs < _LEAST_PROFILED or (runs < _MOST_PROFILED and time.perf_counter() < end):
+                _run(session, feed)
+                runs += 1
+            events = json.loads(pathlib.Path(session.end_profiling()).read_text())
+        return kernel_times(events, outputs)
 
     def time(
         self, sessions: Sequence[int], feed: Mapping[str, Any], seconds: float, least: int
@@ -258,6 +279,28 @@ def _unwrap(value: ort.OrtValue) -> Any:
     count = int(np.prod(value.shape(), dtype=np.int64))
     content = ctypes.string_at(value.data_ptr(), count * dtype.itemsize) if count else b""
     return np.frombuffer(content, dtype=dtype).reshape(value.shape())
+
+
+def _keep_optimized(options: ort.SessionOptions, folder: str) -> str:
+    """Have the graph that would run written to a folder; the path it will have."""
+    path = os.path.join(folder, "model.onnx")
+    options.optimized_model_filepath = path
+    prefix = "session.optimized_model_external_initializers_"
+    options.add_session_config_entry(f"{prefix}file_name", "weights")
+    options.add_session_config_entry(f"{prefix}min_size_in_bytes", "1024")
+    return path
+
+
+def _nodes_of(path: str) -> list[Any]:
+    """The nodes of a model, those of bodies too."""
+    import onnx  # slow to import and seldom needed
+
+    graphs = [onnx.load(path, load_external_data=False).graph]
+    for graph in graphs:  # grows while it is walked
+        for node in graph.node:
+            for attribute in node.attribute:
+                graphs.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
+    return [node for graph in graphs for node in graph.node]
 
 
 def _port(node_arg: Any) -> Port:

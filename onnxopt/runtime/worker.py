@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, Listener
 from typing import IO, Any
 
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
-from onnxopt.runtime.messages import Kernel, SessionInfo, Watcher
+from onnxopt.runtime.messages import Kernel, KernelTime, SessionInfo, Watcher
 
 __all__ = ["Worker", "shared_worker"]
 
@@ -184,6 +184,35 @@ class Worker:
         """The nodes that ran in a session opened with ``profile``; ends the profiling."""
         kernels: list[Kernel] = self._ask("kernels", session=session)
         return kernels
+
+    def profile(
+        self,
+        model: str | os.PathLike[str],
+        feed: Mapping[str, Any],
+        *,
+        threads: int = 1,
+        seconds: float = 0.5,
+    ) -> list[KernelTime]:
+        """Time for one run of each node that the runtime makes of a model, in the order they run.
+
+        Args:
+            model: Its path.
+            feed: Inputs of each run.
+            threads: Threads for one operator.
+            seconds: Time to spend on runs.
+
+        Raises:
+            RuntimeRefusalError: When the runtime does not take the model or the feed.
+            RuntimeCrashError: When the child dies or hangs.
+        """
+        times: list[KernelTime] = self._ask(
+            "profile",
+            model=os.path.abspath(model),
+            feed=dict(feed),
+            threads=threads,
+            seconds=seconds,
+        )
+        return times
 
     def time(
         self, sessions: Sequence[int], feed: Mapping[str, Any], seconds: float, least: int = 5
