@@ -10,6 +10,7 @@ from __future__ import annotations
 from onnxopt.calibration.channels import ChannelObserver, Channels
 from onnxopt.calibration.gram import Gram, GramObserver
 from onnxopt.calibration.histogram import Histogram, HistogramObserver
+from onnxopt.calibration.layers import layer_input
 from onnxopt.calibration.observations import Observations
 from onnxopt.calibration.observe import observe
 from onnxopt.calibration.observer import Observer, ObserverSpec
@@ -30,5 +31,6 @@ __all__ = [
     "RangeObserver",
     "Rows",
     "RowsObserver",
+    "layer_input",
     "observe",
 ]

@@ -93,7 +93,7 @@ class Gram(ObserverSpec[GramObserver]):
     kind: ClassVar[str] = "gram"
     observer: ClassVar[type[Observer]] = GramObserver
     layer: LayerInput
-    most_rows: int = 1024
+    most_rows: int = 256
     most_columns: int = 4096
 
     def start(self) -> GramObserver:  # noqa: D102

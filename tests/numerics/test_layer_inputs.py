@@ -1,0 +1,119 @@
+"""Rows times weights is what ONNX Runtime computes, for all kinds of layers."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import pytest
+
+from onnxopt.calibration import layer_input
+from onnxopt.model import from_proto
+from onnxopt.numerics.layer_inputs import ConvolutionInput, ProductInput
+from tests.differential import run
+
+FLOAT = onnx.TensorProto.FLOAT
+
+
+def _single(op_type: str, weights: np.ndarray, **attributes: object) -> onnx.ModelProto:
+    node = oh.make_node(op_type, ["x", "w"], ["y"], **attributes)
+    graph = oh.make_graph(
+        [node],
+        "layer",
+        [oh.make_tensor_value_info("x", FLOAT, None)],
+        [oh.make_tensor_value_info("y", FLOAT, None)],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 18)], ir_version=8)
+
+
+def _rows_times_weights(model: onnx.ModelProto, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    (node,) = from_proto(model).graph
+    layer = layer_input(node)
+    assert layer is not None
+    matrix = layer.matrix(weights)
+    np.testing.assert_array_equal(layer.weights(matrix, weights.shape), weights)
+    return layer.rows(x) @ matrix
+
+
+_SPATIAL = [
+    ((7,), (3,), 1),
+    ((9, 6), (3, 2), 1),
+    ((8, 9), (1, 1), 2),
+    ((5, 6, 6), (2, 3, 1), 4),
+]
+
+
+@pytest.mark.parametrize(("sizes", "kernel", "groups"), _SPATIAL, ids=str)
+@pytest.mark.parametrize("auto_pad", ["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"])
+def test_convolutions(
+    sizes: tuple[int, ...], kernel: tuple[int, ...], groups: int, auto_pad: str
+) -> None:
+    generator = np.random.default_rng(1)
+    x = generator.standard_normal((2, 4, *sizes)).astype(np.float32)
+    weights = generator.standard_normal((8, 4 // groups, *kernel)).astype(np.float32)
+    axes = len(sizes)
+    for strides, dilations in itertools.product((1, 2), (1, 2)):
+        if dilations == 2 and auto_pad.startswith("SAME"):
+            continue  # the runtime refuses some of these
+        attributes: dict[str, object] = {"strides": [strides] * axes, "group": groups}
+        attributes["dilations"] = [dilations] * axes
+        if auto_pad == "NOTSET":
+            attributes["pads"] = [1] * axes + [2] * axes
+        else:
+            attributes["auto_pad"] = auto_pad
+        model = _single("Conv", weights, **attributes)
+        expected = run(model, {"x": x})[0]
+        product = _rows_times_weights(model, x, weights)  # [groups, R, M]
+        places = product.reshape(groups, 2, *expected.shape[2:], 8 // groups)
+        turned = np.moveaxis(places, -1, 1)  # [groups, M, N, ...]
+        actual = np.moveaxis(turned.reshape(8, 2, *expected.shape[2:]), 1, 0)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("trans_a", "trans_b"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_gemm(trans_a: int, trans_b: int) -> None:
+    generator = np.random.default_rng(2)
+    x = generator.standard_normal((5, 3)).astype(np.float32)
+    weights = generator.standard_normal((3, 4)).astype(np.float32)
+    weights = np.ascontiguousarray(weights.T) if trans_b else weights
+    x = np.ascontiguousarray(x.T) if trans_a else x
+    model = _single("Gemm", weights, transA=trans_a, transB=trans_b)
+    product = _rows_times_weights(model, x, weights)
+    np.testing.assert_allclose(product[0], run(model, {"x": x})[0], rtol=1e-5, atol=1e-5)
+
+
+def test_matmul_of_many_matrices() -> None:
+    generator = np.random.default_rng(3)
+    x = generator.standard_normal((2, 5, 3)).astype(np.float32)
+    weights = generator.standard_normal((3, 4)).astype(np.float32)
+    model = _single("MatMul", weights)
+    product = _rows_times_weights(model, x, weights)
+    np.testing.assert_allclose(product.reshape(2, 5, 4), run(model, {"x": x})[0], rtol=1e-5)
+
+
+def test_layers_that_are_no_product_of_matrices_have_no_rows() -> None:
+    stacked = np.ones((2, 3, 4), np.float32)
+    (node,) = from_proto(_single("MatMul", stacked)).graph
+    assert layer_input(node) is None
+    (node,) = from_proto(_single("Add", stacked)).graph
+    assert layer_input(node) is None
+
+
+def test_a_part_of_the_rows_is_spread_evenly() -> None:
+    layer = ProductInput()
+    rows = layer.rows(np.arange(100, dtype=np.float32)[:, None], most=10)
+    np.testing.assert_array_equal(rows[0, :, 0], np.arange(0, 100, 10))
+    whole = ConvolutionInput((1,), (1,), (1,), (0, 0))
+    assert whole.rows(np.ones((1, 2, 50), np.float32), most=7).shape == (1, 7, 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 5), (1, 3, 9, 9), (1, 4, 1, 9)])
+def test_arrays_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    layer = ConvolutionInput((3, 3), (1, 1), (1, 1), (0, 0, 0, 0), groups=2)
+    with pytest.raises(ValueError, match="shape"):
+        layer.rows(np.ones(shape, np.float32))
+    with pytest.raises(ValueError, match="no matrix"):
+        ProductInput().rows(np.ones((), np.float32))
