@@ -7,6 +7,7 @@ A rule keeps match and legality apart: `RewriteRule.match` says whether the patt
 
 from __future__ import annotations
 
+from onnxopt.rewriting.context import Context, Refuse
 from onnxopt.rewriting.dead_code import (
     captured_values,
     drop_node,
@@ -14,7 +15,7 @@ from onnxopt.rewriting.dead_code import (
     is_dead,
 )
 from onnxopt.rewriting.rewriter import Rewriter, can_replace
-from onnxopt.rewriting.rules import Context, Refuse, RewriteRule
+from onnxopt.rewriting.rules import RewriteRule
 from onnxopt.rewriting.worklist import RewritePass, rewrite
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.rewriting.rules import Context, Refuse
+from onnxopt.rewriting.context import Context, Refuse
 
 __all__ = ["Rewriter", "can_replace"]
 

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from onnxopt.errors import OnnxoptError
 from onnxopt.op_traits import is_standard
 from onnxopt.pass_contract import Outcome, Pass, Refusal
+from onnxopt.rewriting.context import Context, Refuse
 from onnxopt.rewriting.dead_code import (
     captured_values,
     drop_node,
@@ -27,7 +28,7 @@ from onnxopt.rewriting.dead_code import (
     is_dead,
 )
 from onnxopt.rewriting.rewriter import Rewriter
-from onnxopt.rewriting.rules import Context, Refuse, RewriteRule
+from onnxopt.rewriting.rules import RewriteRule
 from onnxopt.traversal import forget_nodes, nodes_by_operator
 
 __all__ = ["RewritePass", "rewrite"]
