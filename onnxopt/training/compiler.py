@@ -31,9 +31,10 @@ from onnxopt.training.numbers import (
 )
 from onnxopt.training.operators import BUILDERS, HOST_BUILDERS, SIZES
 from onnxopt.training.program import Branch, Program, Step
+from onnxopt.training.stored import stored
 from onnxopt.traversal import all_nodes, bodies
 
-__all__ = ["Compiled", "Weight", "compile_graph", "stored"]
+__all__ = ["Compiled", "Weight", "compile_graph", "module_name"]
 
 _NOTHING, _DEVICE, _TRAINING = 0, 1, 2
 #: What these make is theirs alone, and not needed for their own gradients: it may be overwritten.
@@ -87,31 +88,6 @@ class _Draft:
     step: Step | Branch
     in_place: Callable[..., Any] | None = None
     fresh: bool = False
-
-
-def stored(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The tensor that a model holds for a value: an initializer or the ``value`` of a Constant.
-
-    Initializers that could be overridden by an input count, too: they are what trains.
-    """
-    if value is None:
-        return None
-    if value.is_initializer():
-        return value.const_value
-    node = value.producer()
-    if node is None or node.op_type != "Constant" or not is_standard(node):
-        return None
-    attribute = next(iter(node.attributes.values()), None)
-    if attribute is None or attribute.is_ref():
-        return None
-    match attribute.name:
-        case "value":
-            return attribute.as_tensor()
-        case "value_float" | "value_floats":
-            return ir.tensor(np.array(attribute.value, dtype=np.float32))
-        case "value_int" | "value_ints":
-            return ir.tensor(np.array(attribute.value, dtype=np.int64))
-    return None
 
 
 class _Constants(Mapping[ir.Value, NDArray[Any]]):
@@ -241,18 +217,18 @@ class _Compiler:
         present = [value for value in node.inputs if value is not None]
         view = NodeView(node, self._opset, self._constants, self._shadows)
         if is_standard(node) and present and all(value in self._constants for value in present):
-            self._fold(node, _builder(node)(view))
+            self._fold(node, _built(_builder(node), view))
             return
         host = all(value in self._constants or value in scope.hosts for value in present)
         if host and is_standard(node) and node.op_type in HOST_BUILDERS:
             try:
-                call = HOST_BUILDERS[node.op_type](view)
+                call = _built(HOST_BUILDERS[node.op_type], view)
             except Refuse:
                 pass  # then on tensors
             else:
                 self._emit(node, call, scope, scope.hosts)
                 return
-        call = _builder(node)(view)
+        call = _built(_builder(node), view)
         self._emit(node, call, scope, scope.hosts if node.op_type in SIZES else scope.tensors)
 
     @property
@@ -390,7 +366,11 @@ class _Compiler:
         if value.dtype is None or not value.dtype.is_integer():
             return slot
         kind, target = torch_type(value.dtype), self._new_slot()
-        step = Step(lambda x: x.to(kind), (slot,), (target,), f"output '{value.name}'")
+
+        def as_integers(x: Tensor) -> Tensor:
+            return (torch.round(x) if x.is_floating_point() else x).to(kind)
+
+        step = Step(as_integers, (slot,), (target,), f"output '{value.name}'")
         scope.drafts.append(_Draft(step))
         return target
 
@@ -402,6 +382,14 @@ def _builder(node: ir.Node) -> Builder:
     if builder is None:
         raise Refuse("operator is not supported")
     return builder
+
+
+def _built(builder: Builder, view: NodeView) -> Call:
+    call = builder(view)
+    unread = view.unread_attributes()
+    if unread:
+        raise Refuse(f"attribute {unread[0]} is not known")
+    return call
 
 
 def module_name(name: str, taken: set[str]) -> str:

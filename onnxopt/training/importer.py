@@ -14,9 +14,11 @@ from onnxopt.errors import OptionError, UnsupportedModelError
 from onnxopt.model import load
 from onnxopt.rewriting import Refuse
 from onnxopt.training import roles
-from onnxopt.training.compiler import Weight, compile_graph, module_name, stored
+from onnxopt.training.compiler import Weight, compile_graph, module_name
+from onnxopt.training.grids import WeightGrid
 from onnxopt.training.module import OnnxModule
 from onnxopt.training.numbers import tensor_of, torch_type
+from onnxopt.training.stored import stored
 
 __all__ = ["import_model"]
 
@@ -114,6 +116,9 @@ def _initial(value: ir.Value) -> tuple[Tensor, bool]:
     tensor = stored(value)
     assert tensor is not None
     try:
+        grid = WeightGrid.of(value)
+        if grid is not None:
+            return tensor_of(grid.dequantized(tensor.numpy())), True
         torch_type(tensor.dtype)
     except Refuse as refusal:
         raise UnsupportedModelError(f"weight '{value.name}' cannot be trained: {refusal}") from None

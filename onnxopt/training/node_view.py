@@ -77,6 +77,11 @@ class NodeView:
         self.opset = opset
         self._constants = constants
         self._shadows = shadows
+        self._read: set[str] = set()
+
+    def beside(self, node: ir.Node) -> NodeView:
+        """Another node, seen the same way."""
+        return NodeView(node, self.opset, self._constants, self._shadows)
 
     @property
     def outputs(self) -> int:
@@ -119,6 +124,10 @@ class NodeView:
         value = self.input(index)
         return None if value is None else self._constants.get(value)
 
+    def is_computed(self, index: int) -> bool:
+        """Whether an input is given and only known when the model runs."""
+        return self.input(index) is not None and self.constant(index) is None
+
     def is_shadow(self, index: int) -> bool:
         """Whether an input is a parameter in float that stands for integers."""
         return self.input(index) in self._shadows
@@ -147,32 +156,43 @@ class NodeView:
 
     def axes(self, index: int = 1) -> tuple[int, ...] | None:
         """Attribute ``axes`` or the constant input that took its place."""
-        given = attributes.ints_attribute(self.node, "axes")
+        given = self.ints_attribute("axes")
         return given if given is not None else self.ints(index, "axes")
+
+    def has_attribute(self, name: str) -> bool:
+        """Whether an attribute is given."""
+        self._read.add(name)
+        return name in self.node.attributes
 
     def int_attribute(self, name: str, default: int) -> int:
         """An integer attribute."""
+        self._read.add(name)
         return attributes.int_attribute(self.node, name, default)
 
     def float_attribute(self, name: str, default: float) -> float:
         """A float attribute."""
+        self._read.add(name)
         return attributes.float_attribute(self.node, name, default)
 
     def string_attribute(self, name: str, default: str) -> str:
         """A string attribute."""
+        self._read.add(name)
         return attributes.string_attribute(self.node, name, default)
 
     def ints_attribute(self, name: str) -> tuple[int, ...] | None:
         """An attribute of integers; None when it is not given."""
+        self._read.add(name)
         return attributes.ints_attribute(self.node, name)
 
     def floats_attribute(self, name: str) -> tuple[float, ...] | None:
         """An attribute of floats; None when it is not given."""
+        self._read.add(name)
         attribute = self.node.attributes.get(name)
         return None if attribute is None else tuple(attribute.as_floats())
 
     def strings_attribute(self, name: str) -> tuple[str, ...] | None:
         """An attribute of strings; None when it is not given."""
+        self._read.add(name)
         attribute = self.node.attributes.get(name)
         return None if attribute is None else tuple(attribute.as_strings())
 
@@ -182,8 +202,17 @@ class NodeView:
 
     def tensor_attribute(self, name: str) -> NDArray[Any] | None:
         """An attribute that holds a tensor; None when it is not given."""
+        self._read.add(name)
         attribute = self.node.attributes.get(name)
         return None if attribute is None else np.asarray(attribute.as_tensor().numpy())
+
+    def ignore_attributes(self, *names: str) -> None:
+        """Say that some attributes change nothing here."""
+        self._read.update(names)
+
+    def unread_attributes(self) -> list[str]:
+        """Attributes that nobody asked for: what they mean is not known."""
+        return [name for name in self.node.attributes if name not in self._read]
 
     def require(self, holds: bool, reason: str) -> None:
         """Refuse the node unless a condition holds."""

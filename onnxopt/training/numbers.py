@@ -96,7 +96,12 @@ def _symbol_to_tensor(number: Any, device: Any) -> Tensor:
 
 
 def tensor_of(array: NDArray[Any]) -> Tensor:
-    """A tensor of its own with the numbers of an array of any type that `torch_type` knows."""
+    """A tensor of its own with the numbers of an array.
+
+    Raises:
+        Refuse: PyTorch has no type for them.
+    """
+    torch_type(ir.DataType.from_numpy(array.dtype))
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     if array.dtype == ml_dtypes.int4:

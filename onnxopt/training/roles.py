@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxopt.op_traits import Trait, has_trait, is_standard
-from onnxopt.training.compiler import stored
+from onnxopt.training.grids import WeightGrid
+from onnxopt.training.stored import stored
 from onnxopt.traversal import all_graphs, all_nodes
 
 __all__ = ["constants", "statistics", "weights"]
@@ -102,9 +102,7 @@ class _Roles:
         tensor = stored(value)
         if tensor is None or tensor.size == 0:
             return False
-        if tensor.dtype.is_integer():
-            return _is_quantized_weight(value) and self._feeds_layer(value, tensor.numpy())
-        if tensor.dtype not in _FLOATS:
+        if tensor.dtype not in _FLOATS and WeightGrid.of(value) is None:
             return False
         return self._feeds_layer(value, tensor.numpy())
 
@@ -177,24 +175,6 @@ class _Roles:
 _FLOATS = frozenset(
     (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 )
-_INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, ml_dtypes.int4, ml_dtypes.uint4)
-
-
-def _is_quantized_weight(value: ir.Value) -> bool:
-    """Whether integers are read by nothing but DequantizeLinear, on one grid."""
-    tensor, uses = stored(value), value.uses()
-    if tensor is None or not uses or tensor.dtype.numpy() not in _INTEGERS:
-        return False
-    grids = set()
-    for node, index in uses:
-        if node.op_type != "DequantizeLinear" or not is_standard(node) or index != 0:
-            return False
-        given = node.inputs[1:3]
-        if any(each is not None and stored(each) is None for each in given):
-            return False
-        axis = node.attributes.get("axis")
-        grids.add((tuple(given), None if axis is None else axis.as_int()))
-    return len(grids) == 1
 
 
 def _depends_on_inputs(graph: ir.Graph) -> set[ir.Value]:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from onnxopt.errors import ModelError
 from onnxopt.model import ExternalData, bytes_on_disk, load, save
-from onnxopt.training.compiler import stored
+from onnxopt.training.grids import WeightGrid
 from onnxopt.training.module import OnnxModule
 from onnxopt.training.numbers import array_of
 from onnxopt.training.roles import constants
+from onnxopt.training.stored import stored
 
 __all__ = ["write_back", "write_back_file"]
 
@@ -50,11 +51,13 @@ def write_back(module: OnnxModule, model: ir.Model) -> list[str]:
                 f"weight '{name}' has shape {new.shape} after training and "
                 f"{tuple(old.shape)} in the model"
             )
-        new = new.astype(old.dtype.numpy())
-        if new.tobytes() == old.numpy().tobytes():
-            continue
         if not np.isfinite(new.astype(np.float64)).all():
             raise ModelError(f"weight '{name}' is no longer finite; nothing was written")
+        grid = WeightGrid.of(value) if name in module.integer_weights else None
+        before = old.numpy()
+        new = new.astype(before.dtype) if grid is None else grid.quantized(new, before)
+        if new.tobytes() == before.tobytes():
+            continue
         changed.append((value, new))
     for value, new in changed:
         _replace(value, new)

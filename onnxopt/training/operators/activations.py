@@ -97,7 +97,7 @@ def _prelu(node: NodeView) -> Call:
 
 def _clip(node: NodeView) -> Call:
     bounds = [node.float_attribute(name, default) for name, default in _OLD_BOUNDS]
-    if "min" in node.node.attributes or "max" in node.node.attributes or node.opset < 11:
+    if node.has_attribute("min") or node.has_attribute("max") or node.opset < 11:
         return _clip_to(node, bounds[0], bounds[1])
     low, high = node.number(1), node.number(2)
     known = all(

@@ -6,10 +6,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from onnxopt.analysis.values import rank
+from onnxopt.rewriting import Refuse
 from onnxopt.training.node_view import Builder, Call, NodeView
 
 __all__ = ["BUILDERS"]
@@ -20,6 +22,7 @@ def _binary(function: Callable[..., Any]) -> Builder:
 
     def build(node: NodeView) -> Call:
         node.require(not node.int_attribute("broadcast", 0), "broadcasting along an axis")
+        _require_computable(node)
         second = _scalar(node, 1)
         if second is not None:
             return Call(lambda x: function(x, second), (node.tensor(0),))
@@ -29,6 +32,13 @@ def _binary(function: Callable[..., Any]) -> Builder:
         return Call(function, (node.tensor(0), node.tensor(1)))
 
     return build
+
+
+def _require_computable(node: NodeView) -> None:
+    """Refuse element types that PyTorch stores and does not compute with."""
+    for value in node.node.inputs:
+        if value is not None and value.dtype in _STORED_ONLY:
+            raise Refuse(f"computing with element type {value.dtype.name}")
 
 
 def _scalar(node: NodeView, index: int) -> float | int | None:
@@ -45,6 +55,7 @@ def _div(x: Tensor, y: Tensor | float) -> Tensor:
 
 
 def _pow(node: NodeView) -> Call:
+    _require_computable(node)
     number = _scalar(node, 1)
     if number is not None:
         return Call(lambda x: torch.pow(x, number).to(x.dtype), (node.tensor(0),))
@@ -57,12 +68,14 @@ def _pow(node: NodeView) -> Call:
 
 def _mod(node: NodeView) -> Call:
     """Remainder with the sign of the divisor, or of the dividend with ``fmod``."""
+    _require_computable(node)
     function = torch.fmod if node.int_attribute("fmod", 0) else torch.remainder
     return Call(function, (node.tensor(0), node.tensor(1)))
 
 
 def _variadic(function: Callable[[Tensor, Tensor], Tensor]) -> Builder:
     def build(node: NodeView) -> Call:
+        _require_computable(node)
         return Call(lambda *tensors: functools.reduce(function, tensors), node.tensors())
 
     return build
@@ -84,15 +97,23 @@ def _not(node: NodeView) -> Call:
 
 
 def _bitwise_not(node: NodeView) -> Call:
+    _require_computable(node)
     return Call(torch.bitwise_not, (node.tensor(0),))
 
 
 def _bit_shift(node: NodeView) -> Call:
+    _require_computable(node)
     left = node.string_attribute("direction", "") == "LEFT"
     shift = torch.bitwise_left_shift if left else torch.bitwise_right_shift
     return Call(shift, (node.tensor(0), node.tensor(1)))
 
 
+_STORED_ONLY = (
+    ir.DataType.STRING,
+    ir.DataType.UINT16,
+    ir.DataType.UINT32,
+    ir.DataType.UINT64,
+)
 _COMMUTE = (torch.add, torch.mul)
 
 BUILDERS: dict[str, Builder] = {

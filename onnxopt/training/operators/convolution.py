@@ -96,6 +96,9 @@ def _conv_transpose(node: NodeView) -> Call:
             both = _distributed(x, weight, added, wanted)
         full = conv(x, weight, None, stride, 0, 0, group, dilation)
         cut = [(-before, more - after) for (before, after), more in zip(both, added, strict=True)]
+        if wanted is not None:
+            sizes = zip(wanted[-axes:], full.shape[2:], both, strict=True)
+            cut = [(-before, size - (whole - before)) for size, whole, (before, _) in sizes]
         full = functional.pad(full, flat_padding(cut))
         return full if bias is None else full + bias.reshape(-1, *(1,) * axes)
 

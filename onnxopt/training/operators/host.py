@@ -77,7 +77,7 @@ def _concat(node: NodeView) -> Call:
 
 
 def _slice(node: NodeView) -> Call:
-    node.require("starts" not in node.node.attributes, "slices by attributes of shapes")
+    node.require(not node.has_attribute("starts"), "slices by attributes of shapes")
 
     def cut(x: Host, *given: Host | None) -> Host:
         starts, ends, axes, steps = (None if each is None else integers(each) for each in given)
@@ -119,6 +119,7 @@ def _identity(node: NodeView) -> Call:
 
 def _cast(node: NodeView) -> Call:
     to = node.type_attribute("to", ir.DataType.INT64)
+    node.ignore_attributes("saturate", "round_mode")
 
     def cast(x: Host) -> Host:
         if x.dtype != object:

@@ -122,8 +122,7 @@ def _non_zero(node: NodeView) -> Call:
 
 
 def _compress(node: NodeView) -> Call:
-    attribute = node.node.attributes.get("axis")
-    axis = None if attribute is None else attribute.as_int()
+    axis = node.int_attribute("axis", 0) if node.has_attribute("axis") else None
 
     def compress(x: Tensor, condition: Tensor) -> Tensor:
         x, along = (x.reshape(-1), 0) if axis is None else (x, axis)

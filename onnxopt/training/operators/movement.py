@@ -83,15 +83,20 @@ def unsqueezed_shape(shape: Sequence[Any], axes: Sequence[int]) -> list[Any]:
 
 
 def _squeeze(node: NodeView) -> Call:
+    if node.is_computed(1):
+        return Call(lambda x, axes: x.squeeze(integers(axes)), (node.tensor(0), node.host(1)))
     axes = node.axes()
     if axes is None:
         return Call(lambda x: x.squeeze(), (node.tensor(0),))
-    if len(axes) == 1:
-        return Call(lambda x: x.squeeze(axes[0]), (node.tensor(0),))
     return Call(lambda x: x.squeeze(axes), (node.tensor(0),))
 
 
 def _unsqueeze(node: NodeView) -> Call:
+    def unsqueeze(x: Tensor, axes: Host) -> Tensor:
+        return x.reshape(unsqueezed_shape(x.shape, integers(axes)))
+
+    if node.is_computed(1):
+        return Call(unsqueeze, (node.tensor(0), node.host(1)))
     axes = node.axes() or ()
     if len(axes) == 1:
         return Call(lambda x: x.unsqueeze(axes[0]), (node.tensor(0),))
@@ -105,18 +110,21 @@ def _concat(node: NodeView) -> Call:
 
 def _split(node: NodeView) -> Call:
     axis, parts = node.int_attribute("axis", 0), node.outputs
-    sizes = node.ints_attribute("split") or node.ints(1, "sizes of the parts")
+    known = node.ints_attribute("split")
+    node.ignore_attributes("num_outputs")  # the outputs can be counted
 
-    def split(x: Tensor) -> Any:
-        if sizes is not None:
-            return torch.split(x, list(sizes), axis)
-        each = -(-x.shape[axis] // parts)  # the last part is smaller when it has to be
-        given = [each] * (parts - 1)
-        return torch.split(x, [*given, x.shape[axis] - each * (parts - 1)], axis)
+    def split(x: Tensor, given: Host | None) -> Any:
+        if known is not None:
+            sizes = list(known)
+        elif given is not None:
+            sizes = integers(given)
+        else:
+            each = -(-x.shape[axis] // parts)  # the last part is smaller when it has to be
+            sizes = [each] * (parts - 1) + [x.shape[axis] - each * (parts - 1)]
+        pieces = torch.split(x, sizes, axis)
+        return pieces[0] if parts == 1 else pieces
 
-    if parts == 1:
-        return Call(lambda x: split(x)[0], (node.tensor(0),))
-    return Call(split, (node.tensor(0),))
+    return Call(split, (node.tensor(0), node.host(1)))
 
 
 def bounded_slice(size: Any, start: Any, end: Any, step: int) -> slice | range:
@@ -197,15 +205,10 @@ def _pad(node: NodeView) -> Call:
     mode = node.string_attribute("mode", "constant")
     node.require(mode in ("constant", "reflect", "edge", "wrap"), f"padding mode {mode}")
     old = node.ints_attribute("pads")
-    value = node.float_attribute("value", 0.0) if old is not None else node.number(2)
-    if old is None and node.input(2) is None:
-        value = 0.0
-    if value is None:
-        node.require(mode != "constant", "a padding value that is only known when the model runs")
-        value = 0.0
-    filled = value
 
-    def pad(x: Tensor, pads: Sequence[Any], axes: Sequence[int] | None) -> Tensor:
+    def pad(
+        x: Tensor, pads: Sequence[Any], axes: Sequence[int] | None, filled: float | int
+    ) -> Tensor:
         along = range(x.ndim) if axes is None else [axis % x.ndim for axis in axes]
         half = len(pads) // 2
         both: list[tuple[Any, Any]] = [(0, 0)] * x.ndim
@@ -221,14 +224,15 @@ def _pad(node: NodeView) -> Call:
         flat += [0] * (len(flat) % 2)
         return functional.pad(x, flat, value=filled)
 
-    axes = node.ints(3, "padded axes")
     if old is not None:
-        return Call(lambda x: pad(x, old, None), (node.tensor(0),))
-    known = node.constant(1)
-    if known is not None:
-        fixed = integers(known)
-        return Call(lambda x: pad(x, fixed, axes), (node.tensor(0),))
-    return Call(lambda x, pads: pad(x, integers(pads), axes), (node.tensor(0), node.host(1)))
+        value = node.float_attribute("value", 0.0)
+        return Call(lambda x: pad(x, old, None, value), (node.tensor(0),))
+
+    def computed(x: Tensor, pads: Host, value: Host | None, axes: Host | None) -> Tensor:
+        filled = 0 if value is None else value.reshape(()).item()
+        return pad(x, integers(pads), None if axes is None else integers(axes), filled)
+
+    return Call(computed, (node.tensor(0), *(node.host(index) for index in (1, 2, 3))))
 
 
 def _padded_by_copy(x: Tensor, both: Sequence[tuple[Any, Any]], mode: str) -> Tensor:
@@ -270,10 +274,12 @@ def _depth_to_space(node: NodeView) -> Call:
 
 def _space_to_depth(node: NodeView) -> Call:
     block = node.int_attribute("blocksize", 1)
+    depth_first = node.string_attribute("mode", "DCR") == "DCR"
 
     def space_to_depth(x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        x = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
+        x = x.reshape(n, c, h // block, block, w // block, block)
+        x = x.permute(0, 3, 5, 1, 2, 4) if depth_first else x.permute(0, 1, 3, 5, 2, 4)
         return x.reshape(n, c * block**2, h // block, w // block)
 
     return Call(space_to_depth, (node.tensor(0),))
@@ -285,6 +291,7 @@ def _identity(node: NodeView) -> Call:
 
 def _dropout(node: NodeView) -> Call:
     """Drops nothing: the importer trains the model that runs, not the one that was trained."""
+    node.ignore_attributes("ratio", "seed", "is_test")
     trains = node.number(2) if node.input(2) is not None else False
     node.require(trains is not None and not trains, "Dropout that drops")
     if node.outputs == 1:
@@ -299,6 +306,7 @@ def _dropout(node: NodeView) -> Call:
 
 def _cast(node: NodeView) -> Call:
     to = node.type_attribute("to", ir.DataType.FLOAT)
+    node.ignore_attributes("saturate", "round_mode")  # of 8-bit floats
     if to.is_integer() and to.bitwidth < 8:
         raise Refuse(f"element type {to.name}")
     dtype = torch_type(to)
@@ -310,14 +318,20 @@ def _cast(node: NodeView) -> Call:
 
 
 def _cast_like(node: NodeView) -> Call:
+    node.ignore_attributes("saturate", "round_mode")
+    like = node.input(1)
+    known = None if like is None else like.dtype
+    node.require(known is None or known.bitwidth >= 8, "element types of less than 8 bits")
     return Call(lambda x, like: x.to(like.dtype), (node.tensor(0), node.tensor(1)))
 
 
 def _trilu(node: NodeView) -> Call:
     keep = torch.triu if node.int_attribute("upper", 1) else torch.tril
-    known = node.ints(1, "the diagonal")
-    diagonal = known[0] if known else 0
-    return Call(lambda x: keep(x, diagonal), (node.tensor(0),))
+
+    def trilu(x: Tensor, diagonal: Host | None) -> Tensor:
+        return keep(x, 0 if diagonal is None else integers(diagonal)[0])
+
+    return Call(trilu, (node.tensor(0), node.host(1)))
 
 
 def _reverse_sequence(node: NodeView) -> Call:

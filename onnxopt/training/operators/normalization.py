@@ -65,6 +65,7 @@ def _batch_normalization(node: NodeView) -> Call:
 def _layer_normalization(node: NodeView) -> Call:
     """scale (x - mean) / sqrt(variance + epsilon) + bias over the axes from ``axis`` on."""
     axis, epsilon = node.int_attribute("axis", -1), node.float_attribute("epsilon", 1e-5)
+    node.ignore_attributes("stash_type")
     outputs = node.outputs
 
     def layer_normalization(x: Tensor, scale: Tensor | None, bias: Tensor | None) -> Any:
@@ -89,6 +90,7 @@ def _layer_normalization(node: NodeView) -> Call:
 def _rms_normalization(node: NodeView) -> Call:
     """scale x / sqrt(mean(x^2) + epsilon) over the axes from ``axis`` on."""
     axis, epsilon = node.int_attribute("axis", -1), node.float_attribute("epsilon", 1e-5)
+    node.ignore_attributes("stash_type")
 
     def rms_normalization(x: Tensor, scale: Tensor) -> Tensor:
         axes = tuple(range(axis % x.ndim, x.ndim))
@@ -109,6 +111,7 @@ def _instance_normalization(node: NodeView) -> Call:
 def _group_normalization(node: NodeView) -> Call:
     groups = node.int_attribute("num_groups", 1)
     epsilon = node.float_attribute("epsilon", 1e-5)
+    node.ignore_attributes("stash_type")
     by_channel = node.opset >= _GROUP_SCALE_BY_CHANNEL
 
     def group_normalization(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,11 +65,27 @@ def _mean(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
 
 
 def _amax(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
+    if any(x.shape[axis] == 0 for axis in axes):
+        return _of_nothing(x, axes, keep, highest=False)
     return torch.amax(x, axes, keepdim=keep)
 
 
 def _amin(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
+    if any(x.shape[axis] == 0 for axis in axes):
+        return _of_nothing(x, axes, keep, highest=True)
     return torch.amin(x, axes, keepdim=keep)
+
+
+def _of_nothing(x: Tensor, axes: tuple[int, ...], keep: bool, highest: bool) -> Tensor:
+    """The extreme of no elements: the other end of the type."""
+    if x.is_floating_point():
+        end: Any = math.inf if highest else -math.inf
+    elif x.dtype == torch.bool:
+        end = highest
+    else:
+        limits = torch.iinfo(x.dtype)
+        end = limits.max if highest else limits.min
+    return torch.full_like(torch.sum(x, axes, keepdim=keep), end, dtype=x.dtype)
 
 
 def _prod(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
@@ -138,16 +155,18 @@ def _cumulative(function: Callable[..., Any], neutral: int) -> Builder:
 
 def _top_k(node: NodeView) -> Call:
     axis = node.int_attribute("axis", -1)
-    largest, ordered = bool(node.int_attribute("largest", 1)), bool(node.int_attribute("sorted", 1))
-    fixed = node.node.attributes.get("k")
+    largest = bool(node.int_attribute("largest", 1))
+    node.ignore_attributes("sorted")  # sorted is one of the orders that it allows
+    fixed = node.int_attribute("k", 0) if node.has_attribute("k") else None
+
+    def top_k(x: Tensor, count: Any) -> Any:
+        # Of equal elements the first comes first, which torch.topk does not promise.
+        values, places = torch.sort(x, dim=axis, descending=largest, stable=True)
+        return values.narrow(axis, 0, count), places.narrow(axis, 0, count)
+
     if fixed is not None:
-        count = fixed.as_int()
-        return Call(lambda x: tuple(torch.topk(x, count, axis, largest)), (node.tensor(0),))
-
-    def top_k(x: Tensor, count: Host) -> Any:
-        return tuple(torch.topk(x, integers(count)[0], axis, largest, ordered))
-
-    return Call(top_k, (node.tensor(0), node.host(1)))
+        return Call(lambda x: top_k(x, fixed), (node.tensor(0),))
+    return Call(lambda x, count: top_k(x, integers(count)[0]), (node.tensor(0), node.host(1)))
 
 
 BUILDERS: dict[str, Builder] = {

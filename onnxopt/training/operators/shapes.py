@@ -18,8 +18,8 @@ __all__ = ["BUILDERS", "SIZES"]
 
 def _shape(node: NodeView) -> Call:
     start = node.int_attribute("start", 0)
-    end = node.node.attributes.get("end")
-    part = slice(start, None if end is None else end.as_int())
+    end = node.int_attribute("end", 0) if node.has_attribute("end") else None
+    part = slice(start, end)
     return Call(lambda x: as_host(list(x.shape[part])), (node.tensor(0),))
 
 
@@ -50,8 +50,8 @@ def _range(node: NodeView) -> Call:
 
 def _eye_like(node: NodeView) -> Call:
     diagonal = node.int_attribute("k", 0)
-    attribute = node.node.attributes.get("dtype")
-    dtype = None if attribute is None else torch_type(ir.DataType(attribute.as_int()))
+    wanted = node.type_attribute("dtype", ir.DataType.UNDEFINED)
+    dtype = None if wanted == ir.DataType.UNDEFINED else torch_type(wanted)
 
     def eye_like(x: Tensor) -> Tensor:
         rows = torch.arange(x.shape[0], device=x.device).reshape(-1, 1)

@@ -30,6 +30,7 @@ class Window:
     @classmethod
     def of(cls, node: NodeView) -> Window:
         """The window of a node."""
+        node.ignore_attributes("kernel_shape")  # weights have it, or a pool has read it
         return cls(
             node.ints_attribute("strides"),
             node.ints_attribute("dilations"),
