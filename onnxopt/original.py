@@ -73,7 +73,7 @@ class Original:
         model = self._fresh
         self.interface = Interface.of(model)
         ops = count_ops(model)
-        self.facts = ModelFacts(bytes_on_disk(path), ops.total(), dict(ops))
+        self.facts = ModelFacts(bytes_on_disk(path, model), ops.total(), dict(ops))
         self._together = self.facts.bytes <= _RACE_LIMIT_BYTES
         self._source: FeedSource | None = None
         self._executor = concurrent.futures.ThreadPoolExecutor(2)

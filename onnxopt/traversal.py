@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -13,11 +14,12 @@ __all__ = [
     "all_nodes",
     "bodies",
     "forget_nodes",
+    "graphs_of",
     "nodes_by_operator",
     "root_graphs",
 ]
 
-#: Key of `onnx_ir.Model.meta` under which the nodes by operator are kept while nothing changes.
+#: Key of `onnx_ir.Model.meta` under which an `_Overview` is kept while nothing changes.
 _META_NODES = "onnxopt.nodes"
 
 _HOLD_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
@@ -62,17 +64,42 @@ def root_graphs(model: ir.Model) -> Iterator[ir.Graph]:
         yield function.graph
 
 
+@dataclasses.dataclass(frozen=True)
+class _Overview:
+    nodes: dict[str, list[tuple[int, ir.Node]]]
+    graphs: list[ir.Graph]
+
+
 def nodes_by_operator(model: ir.Model) -> Mapping[str, Sequence[tuple[int, ir.Node]]]:
     """All nodes by operator, of whatever domain, each with its place in the order of `all_nodes`.
 
     The answer is remembered until `forget_nodes`, which whoever changes the model calls.
     """
-    known: dict[str, list[tuple[int, ir.Node]]] | None = model.meta.get(_META_NODES)
+    return _overview(model).nodes
+
+
+def graphs_of(model: ir.Model) -> Sequence[ir.Graph]:
+    """All graphs: the main one, those of local functions, and all bodies. Remembered likewise."""
+    return _overview(model).graphs
+
+
+def _overview(model: ir.Model) -> _Overview:
+    known: _Overview | None = model.meta.get(_META_NODES)
     if known is None:
-        known = collections.defaultdict(list)
-        nodes = itertools.chain.from_iterable(map(all_nodes, root_graphs(model)))
-        for place, node in enumerate(nodes):
-            known[node.op_type].append((place, node))
+        nodes: dict[str, list[tuple[int, ir.Node]]] = collections.defaultdict(list)
+        graphs: list[ir.Graph] = []
+        place = itertools.count()
+
+        def look(graph: ir.Graph) -> None:
+            graphs.append(graph)
+            for node in graph:
+                nodes[node.op_type].append((next(place), node))
+                for body in bodies(node):
+                    look(body)
+
+        for root in root_graphs(model):
+            look(root)
+        known = _Overview(nodes, graphs)
         model.meta[_META_NODES] = known
     return known
 

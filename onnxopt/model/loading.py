@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -18,11 +18,11 @@ from onnxopt.model.protos import (
     META_INTERFACE,
     META_TRAINING,
     META_VALUE_INFO,
+    Contents,
+    external_files,
     external_locations,
-    graphs,
     is_external,
-    nodes,
-    tensors,
+    survey,
 )
 
 __all__ = ["bytes_on_disk", "from_proto", "load"]
@@ -47,9 +47,10 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     path = pathlib.Path(path)
     proto = _read_proto(path)
     base = path.parent.resolve()  # where a link to the model lies, as in ONNX Runtime
-    _check_external_data(proto, path.parent)
+    contents = survey(proto)
+    _check_external_data(contents.tensors, path.parent)
     try:
-        model = from_proto(proto)
+        model = _from_proto(proto, contents)
     except ModelError:
         raise
     except Exception as error:
@@ -62,11 +63,19 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
 
 def from_proto(proto: onnx.ModelProto) -> ir.Model:
     """Turn a `ModelProto` into a model in the normal form of `load`. The proto is not changed."""
-    proto = _normalized(proto)
+    return _from_proto(proto, survey(proto))
+
+
+def _from_proto(proto: onnx.ModelProto, contents: Contents) -> ir.Model:
+    normal = _normalized(proto, contents)
+    if normal is not proto:
+        proto, contents = normal, survey(normal)
     model: ir.Model = ir.from_proto(proto)
     model.meta[META_INTERFACE] = Interface.of(model)
-    model.meta[META_VALUE_INFO] = frozenset(_value_info_names(proto))
-    model.meta[META_EXTERNAL] = any(is_external(tensor) for tensor in tensors(proto))
+    model.meta[META_VALUE_INFO] = frozenset(
+        info.name for holder in [*contents.graphs, *proto.functions] for info in holder.value_info
+    )
+    model.meta[META_EXTERNAL] = tuple(external_locations(contents.tensors))
     model.meta[META_TRAINING] = tuple(proto.training_info)
     return model
 
@@ -83,12 +92,16 @@ def _check_readers(model: ir.Model, path: pathlib.Path) -> None:
                     )
 
 
-def bytes_on_disk(path: str | os.PathLike[str]) -> int:
-    """Size in bytes of a model file and of the external data files it names."""
+def bytes_on_disk(path: str | os.PathLike[str], model: ir.Model | None = None) -> int:
+    """Size in bytes of a model file and of the external data files it names.
+
+    Args:
+        path: The file.
+        model: What `load` made of it, where that is at hand; else the file is read for the names.
+    """
     path = pathlib.Path(path)
-    return path.stat().st_size + sum(
-        (path.parent / name).stat().st_size for name in external_locations(path)
-    )
+    names = external_files(path) if model is None else model.meta[META_EXTERNAL]
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in names)
 
 
 def _read_proto(path: pathlib.Path) -> onnx.ModelProto:
@@ -107,28 +120,24 @@ def _read_proto(path: pathlib.Path) -> onnx.ModelProto:
     return proto
 
 
-def _normalized(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _normalized(proto: onnx.ModelProto, contents: Contents) -> onnx.ModelProto:
     """The proto itself, or a changed copy where onnx_ir would lose or misread something."""
-    sparse = any(graph.sparse_initializer for graph in graphs(proto)) or any(
-        attribute.type == onnx.AttributeProto.SPARSE_TENSOR
-        for node in nodes(proto)
-        for attribute in node.attribute
-    )
+    sparse = contents.sparse or any(graph.sparse_initializer for graph in contents.graphs)
     old = proto.ir_version < _IR_VERSION_FREE_INITIALIZERS
     if not sparse and not old:
         return proto
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    for graph in graphs(copy):
+    copied = survey(copy)
+    for graph in copied.graphs:
         for tensor in graph.sparse_initializer:
             graph.initializer.append(_dense(tensor))
         del graph.sparse_initializer[:]
-    for node in nodes(copy):
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.SPARSE_TENSOR and node.op_type == "Constant":
-                attribute.t.CopyFrom(_dense(attribute.sparse_tensor))
-                attribute.ClearField("sparse_tensor")
-                attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
+    for node, attribute in copied.sparse:
+        if node.op_type == "Constant":
+            attribute.t.CopyFrom(_dense(attribute.sparse_tensor))
+            attribute.ClearField("sparse_tensor")
+            attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
     if old:
         copy.ir_version = _IR_VERSION_FREE_INITIALIZERS
         names = {tensor.name for tensor in copy.graph.initializer}
@@ -158,10 +167,10 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     )
 
 
-def _check_external_data(proto: onnx.ModelProto, folder: pathlib.Path) -> None:
+def _check_external_data(tensors: Sequence[onnx.TensorProto], folder: pathlib.Path) -> None:
     checked: dict[str, int] = {}
     sums: dict[tuple[str, str], bool] = {}
-    for tensor in tensors(proto):
+    for tensor in tensors:
         if not is_external(tensor):
             continue
         fields = {entry.key: entry.value for entry in tensor.external_data}
@@ -229,12 +238,6 @@ def _external_file_size(folder: pathlib.Path, location: str, tensor: str) -> int
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:
     bits = ir.DataType(tensor.data_type).bitwidth
     return (int(np.prod(tensor.dims, dtype=np.int64)) * bits + 7) // 8
-
-
-def _value_info_names(proto: onnx.ModelProto) -> Iterator[str]:
-    for holder in [*graphs(proto), *proto.functions]:
-        for info in holder.value_info:
-            yield info.name
 
 
 def _root_cause(error: BaseException) -> str:

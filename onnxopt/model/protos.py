@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import onnx
 
@@ -12,11 +13,12 @@ __all__ = [
     "META_INTERFACE",
     "META_TRAINING",
     "META_VALUE_INFO",
+    "Contents",
+    "external_files",
     "external_locations",
     "graphs",
     "is_external",
-    "nodes",
-    "tensors",
+    "survey",
 ]
 
 #: Keys of `onnx_ir.Model.meta`, which is never serialized.
@@ -25,40 +27,61 @@ META_VALUE_INFO = "onnxopt.value_info"
 META_EXTERNAL = "onnxopt.external"
 META_TRAINING = "onnxopt.training_info"
 
+#: Types of attributes that hold neither tensors nor graphs.
+_PLAIN_ATTRIBUTES = frozenset(
+    (
+        *(onnx.AttributeProto.INT, onnx.AttributeProto.INTS),
+        *(onnx.AttributeProto.FLOAT, onnx.AttributeProto.FLOATS),
+        *(onnx.AttributeProto.STRING, onnx.AttributeProto.STRINGS),
+    )
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a model proto holds, wherever it stands.
+
+    Attributes:
+        graphs: The main graph and all bodies of control flow, in functions too; outer ones first.
+        tensors: All initializers and tensors of attributes; sparse ones are none.
+        sparse: Attributes that hold a sparse tensor, and the node that each belongs to.
+    """
+
+    graphs: list[onnx.GraphProto]
+    tensors: list[onnx.TensorProto]
+    sparse: list[tuple[onnx.NodeProto, onnx.AttributeProto]]
+
+
+def survey(proto: onnx.ModelProto) -> Contents:
+    """Look at all nodes of a model once: with many nodes, looking is what takes the time."""
+    contents = Contents([proto.graph], [], [])
+    for function in proto.functions:
+        _survey_nodes(function.node, contents)
+    for graph in contents.graphs:  # grows while it is walked
+        contents.tensors.extend(graph.initializer)
+        _survey_nodes(graph.node, contents)
+    return contents
+
+
+def _survey_nodes(nodes: Iterable[onnx.NodeProto], contents: Contents) -> None:
+    for node in nodes:
+        for attribute in node.attribute:
+            kind = attribute.type
+            if kind in _PLAIN_ATTRIBUTES:
+                continue
+            if attribute.HasField("t"):
+                contents.tensors.append(attribute.t)
+            if attribute.HasField("g"):
+                contents.graphs.append(attribute.g)
+            contents.tensors.extend(attribute.tensors)
+            contents.graphs.extend(attribute.graphs)
+            if kind == onnx.AttributeProto.SPARSE_TENSOR:
+                contents.sparse.append((node, attribute))
+
 
 def graphs(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
     """The main graph and all bodies of control flow, in functions too."""
-    found = [proto.graph]
-    for function in proto.functions:
-        found.extend(bodies(function.node))
-    for graph in found:
-        found.extend(bodies(graph.node))
-    return found
-
-
-def bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield attribute.g
-            yield from attribute.graphs
-
-
-def nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, those of bodies and functions too."""
-    for holder in [*graphs(proto), *proto.functions]:
-        yield from holder.node
-
-
-def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All initializers and tensors of attributes; sparse ones are none."""
-    for graph in graphs(proto):
-        yield from graph.initializer
-    for node in nodes(proto):
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
+    return survey(proto).graphs
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:
@@ -66,15 +89,21 @@ def is_external(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
-def external_locations(path: pathlib.Path) -> list[str]:
+def external_locations(tensors: Iterable[onnx.TensorProto]) -> list[str]:
+    """Names of the files that hold external data, each once."""
+    names: dict[str, None] = {}
+    for tensor in tensors:
+        if is_external(tensor):
+            fields: dict[str, str] = {entry.key: entry.value for entry in tensor.external_data}
+            names[fields.get("location", "")] = None
+    return [name for name in names if name]
+
+
+def external_files(path: pathlib.Path) -> list[str]:
     """Names of the existing files beside a model file that hold its external data."""
     try:
         proto = onnx.load_model(str(path), format="protobuf", load_external_data=False)
     except Exception:  # not a model: it names no files
         return []
-    names: dict[str, None] = {}
-    for tensor in tensors(proto):
-        if is_external(tensor):
-            fields: dict[str, str] = {entry.key: entry.value for entry in tensor.external_data}
-            names[fields.get("location", "")] = None
-    return [name for name in names if name and (path.parent / name).is_file()]
+    names = external_locations(survey(proto).tensors)
+    return [name for name in names if (path.parent / name).is_file()]

@@ -20,7 +20,7 @@ from onnxopt.model.protos import (
     META_EXTERNAL,
     META_TRAINING,
     META_VALUE_INFO,
-    external_locations,
+    external_files,
     graphs,
 )
 
@@ -164,7 +164,7 @@ def _wants_external(model: ir.Model, choice: ExternalData, target: pathlib.Path)
             "external data"
         )
     if choice == "auto":
-        return bool(model.meta.get(META_EXTERNAL, False)) or total > _MESSAGE_LIMIT_BYTES
+        return bool(model.meta.get(META_EXTERNAL)) or total > _MESSAGE_LIMIT_BYTES
     return choice == "always"
 
 
@@ -254,7 +254,7 @@ def _varint(number: int) -> bytes:
 
 def _data_name(target: pathlib.Path) -> str:
     """A name for the data file that is free, or belongs to the model that is being replaced."""
-    ours = set(external_locations(target)) if target.is_file() else set()
+    ours = set(external_files(target)) if target.is_file() else set()
     name = f"{target.name}.data"
     number = 0
     while (target.parent / name).exists() and name not in ours:

@@ -1,7 +1,8 @@
 """Evaluate operators that move numbers or count, with numpy and without a runtime.
 
 Only what is exact by definition is in here: moving elements, conversions that numpy and the runtime
-round alike, and arithmetic on integers and truth values. Transposes, slices and expansions are
+round alike, arithmetic on integers and truth values, and the operations that IEEE 754 requires to
+be rounded correctly (sum, difference, product, quotient, square root), which leave no choice. Transposes, slices and expansions are
 views and cost no memory, however large the weight. Everything else is the runtime's business, so
 that folded numbers are its own.
 """
@@ -24,6 +25,8 @@ Array: TypeAlias = np.ndarray[Any, Any]
 #: The first opset of which Reshape, Squeeze, Slice and kin are evaluated here.
 _FIRST_OPSET = 7
 _FLOATS = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
+#: Element types of IEEE 754; ONNX Runtime computes in float32 for float16, which rounds alike.
+_IEEE = frozenset((np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)))
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -270,12 +273,12 @@ def _where(call: _Call) -> list[Array]:
     return [np.where(condition, first, second)]
 
 
-def _counting(function: Callable[[Array, Array], Array], kinds: str) -> Callable[[_Call], Any]:
-    """An elementwise operator of two inputs whose element type is one of these numpy kinds."""
+def _of_two(function: Callable[[Array, Array], Array], kinds: str) -> Callable[[_Call], Any]:
+    """An elementwise operator of two inputs, for the element types that `_takes` says."""
 
     def evaluate(call: _Call) -> list[Array]:
         first, second = call.array(0), call.array(1)
-        if call.count != 2 or first.dtype != second.dtype or first.dtype.kind not in kinds:
+        if call.count != 2 or first.dtype != second.dtype or not _takes(first, kinds):
             raise _NotDirect
         call.allow(np.broadcast_shapes(first.shape, second.shape), first.dtype)
         return [np.asarray(function(first, second))]
@@ -289,12 +292,29 @@ def _quotient(first: Array, second: Array) -> Array:
     return first // second
 
 
-def _negated(call: _Call) -> list[Array]:
-    array = call.array(0)
-    if array.dtype != np.bool_:
-        raise _NotDirect
-    call.allow(array.shape, array.dtype)
-    return [np.logical_not(array)]
+def _divided(first: Array, second: Array) -> Array:
+    if first.dtype.kind == "f":
+        return np.asarray(first / second)
+    return _quotient(first, second)
+
+
+def _takes(array: Array, kinds: str) -> bool:
+    """Whether the element type is of one of these numpy kinds; floats are those of IEEE 754."""
+    kind = array.dtype.kind
+    return kind in kinds and (kind != "f" or array.dtype in _IEEE)  # float8 may call itself one
+
+
+def _of_one(function: Callable[[Array], Array], kinds: str) -> Callable[[_Call], list[Array]]:
+    """An elementwise operator of one input, for the element types that `_takes` says."""
+
+    def evaluate(call: _Call) -> list[Array]:
+        array = call.array(0)
+        if not _takes(array, kinds):
+            raise _NotDirect
+        call.allow(array.shape, array.dtype)
+        return [np.asarray(function(array))]
+
+    return evaluate
 
 
 _FUNCTIONS: Mapping[str, Callable[[_Call], list[Array]]] = {
@@ -315,18 +335,21 @@ _FUNCTIONS: Mapping[str, Callable[[_Call], list[Array]]] = {
     "Range": _range,
     "Cast": _cast,
     "Where": _where,
-    "Not": _negated,
-    "Add": _counting(np.add, "iu"),
-    "Sub": _counting(np.subtract, "iu"),
-    "Mul": _counting(np.multiply, "iu"),
-    "Div": _counting(_quotient, "iu"),
-    "Min": _counting(np.minimum, "iu"),
-    "Max": _counting(np.maximum, "iu"),
-    "Equal": _counting(np.equal, "iub"),
-    "Less": _counting(np.less, "iu"),
-    "LessOrEqual": _counting(np.less_equal, "iu"),
-    "Greater": _counting(np.greater, "iu"),
-    "GreaterOrEqual": _counting(np.greater_equal, "iu"),
-    "And": _counting(np.logical_and, "b"),
-    "Or": _counting(np.logical_or, "b"),
+    "Not": _of_one(np.logical_not, "b"),
+    "Neg": _of_one(np.negative, "if"),
+    "Abs": _of_one(np.abs, "if"),
+    "Sqrt": _of_one(np.sqrt, "f"),
+    "Add": _of_two(np.add, "iuf"),
+    "Sub": _of_two(np.subtract, "iuf"),
+    "Mul": _of_two(np.multiply, "iuf"),
+    "Div": _of_two(_divided, "iuf"),
+    "Min": _of_two(np.minimum, "iu"),
+    "Max": _of_two(np.maximum, "iu"),
+    "Equal": _of_two(np.equal, "iub"),
+    "Less": _of_two(np.less, "iu"),
+    "LessOrEqual": _of_two(np.less_equal, "iu"),
+    "Greater": _of_two(np.greater, "iu"),
+    "GreaterOrEqual": _of_two(np.greater_equal, "iu"),
+    "And": _of_two(np.logical_and, "b"),
+    "Or": _of_two(np.logical_or, "b"),
 }

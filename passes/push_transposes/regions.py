@@ -83,6 +83,8 @@ class Region:
 
 def find_regions(graph: ir.Graph, opset: int) -> Iterator[Region]:
     """Regions of one graph that have Transposes at all, without looking into bodies."""
+    if all(node.op_type != "Transpose" for node in graph):
+        return
     frames: Frames[ir.Value] = Frames()
     carriers: dict[ir.Node, Carrier] = {}
     copied: dict[ir.Value, ir.Value] = {}  # output of a Transpose to its input

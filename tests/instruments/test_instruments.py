@@ -13,7 +13,7 @@ import pytest
 
 import onnxopt.instruments.guard
 import onnxopt.instruments.verify
-from onnxopt.instruments.counts import Counts, Timing, count_nodes, count_ops, weight_bytes
+from onnxopt.instruments.counts import Counts, Timing, count_nodes, count_ops
 from onnxopt.instruments.fusions import census, lost_fusions
 from onnxopt.instruments.guard import SpeedGuard, size_objection
 from onnxopt.instruments.reproducer import write_reproducer
@@ -69,7 +69,22 @@ class TestCounts:
         )
         assert count_ops(model) == {"If": 1, "Abs": 2, "Exp": 1, "local.f": 1}
         assert count_nodes(model) == 5
-        assert weight_bytes(model) == 20
+
+    def test_bytes_of_weights_in_bodies_too(self) -> None:
+        text = """
+            g (float[2] x, bool c) => (float[2] y) <float[2] u = {1, 1}, float[2] v = {1, 1}> {
+                a = Add(x, u)
+                b = Add(a, v)
+                y = If(c) <
+                    then_branch = t () => (float[2] p) <float[2] w = {1, 2}> { p = Add(b, w) },
+                    else_branch = e () => (float[2] q) { q = Exp(b) }
+                >
+            }
+        """
+        model = from_proto(parse('<ir_version: 8, opset_import: ["" : 18]>' + text))
+        passes = parse_pipeline("deduplicate-initializers")
+        [report] = PassManager(passes, [Counts(model)], rounds=1).run(model)
+        assert report.facts["weight_bytes"] == (24, 16)
 
     def test_facts_of_passes(self) -> None:
         model = from_proto(parse(_TEXT))

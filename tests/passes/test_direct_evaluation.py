@@ -161,6 +161,34 @@ def test_integers_agree(op_type: str, dtype: type[Any], data: st.DataObject) -> 
         assert_agrees(op_type, [first, second])
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shapes", [((257,), (257,)), ((3, 257), ()), ((1,), (3, 257))])
+@pytest.mark.parametrize("op_type", ["Add", "Sub", "Mul", "Div"])
+def test_correctly_rounded_arithmetic_agrees(
+    op_type: str, shapes: tuple[tuple[int, ...], ...], dtype: type[Any]
+) -> None:
+    first, second = (_wide_floats(shape, dtype, seed) for seed, shape in enumerate(shapes))
+    assert_agrees(op_type, [first, second])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("op_type", ["Neg", "Abs", "Sqrt"])
+def test_correctly_rounded_functions_agree(op_type: str, dtype: type[Any]) -> None:
+    array = _wide_floats((1031,), dtype, 0)
+    assert_agrees(op_type, [np.abs(array) if op_type == "Sqrt" else array])
+
+
+def _wide_floats(shape: tuple[int, ...], dtype: type[Any], seed: int) -> Array:
+    """Numbers of all magnitudes that are finite and not zero, subnormal ones among them."""
+    generator = np.random.default_rng(seed)
+    limits = np.finfo(dtype)
+    exponents = generator.uniform(
+        np.log2(float(limits.smallest_subnormal)) + 1, np.log2(float(limits.max)) - 1, shape
+    )
+    numbers = np.exp2(exponents) * generator.choice([-1.0, 1.0], shape)
+    return np.asarray(numbers, dtype)
+
+
 @pytest.mark.parametrize("op_type", ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"])
 def test_comparisons_agree(op_type: str) -> None:
     assert_agrees(op_type, [ints(1, 2, 3), ints(2)])
@@ -258,7 +286,10 @@ def test_what_the_runtime_refuses_is_not_computed(
 @pytest.mark.parametrize(
     ("op_type", "inputs", "attributes"),
     [
-        ("Add", [UNEVEN, UNEVEN], {}),
+        ("Pow", [UNEVEN, UNEVEN], {}),
+        ("Reciprocal", [UNEVEN], {}),
+        ("Add", [np.ones(3, ml_dtypes.bfloat16), np.ones(3, ml_dtypes.bfloat16)], {}),
+        ("Mul", [np.ones(3, ml_dtypes.float8_e5m2), np.ones(3, ml_dtypes.float8_e5m2)], {}),
         ("Div", [ints(-3), ints(2)], {}),
         ("Range", [np.float32(0), np.float32(1), np.float32(0.1)], {}),
         ("Cast", [UNEVEN], {"to": int(ir.DataType.INT32)}),

@@ -162,14 +162,14 @@ def test_a_node_that_fails_is_found_and_left(
     np.testing.assert_allclose(run(model, feed)[0], run(to_proto(optimized), feed)[0])
 
 
-FIVE_OPS = ("Exp", "Sqrt", "Erf", "Tanh", "Sigmoid")
+FIVE_OPS = ("Exp", "Log", "Erf", "Tanh", "Sigmoid")
 
 
 def test_too_many_hangs_end_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = FragileWorker("Sqrt", RuntimeCrashError("hung"))
+    worker = FragileWorker("Exp", RuntimeCrashError("hung"))
     monkeypatch.setattr(WORKER, lambda: worker)
     monkeypatch.setattr("onnxopt.passes.fold_constants.runtime_evaluation._MOST_LOST_SECONDS", 0.0)
-    lines = [f"a{i} = Sqrt(c) x{i + 1} = Mul(x{i}, a{i})" for i in range(8)]
+    lines = [f"a{i} = Exp(c) x{i + 1} = Mul(x{i}, a{i})" for i in range(8)]
     model = parse(
         f"g (float[2] x0) => (float[2] x8) <float[2] c = {{1, 2}}> {{ {' '.join(lines)} }}"
     )
