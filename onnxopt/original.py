@@ -40,8 +40,6 @@ _MOST_HELD_OUT = 512
 _HELD_OUT_BYTES = 256 * 2**20
 #: Models up to this size are raced with both in memory.
 _RACE_LIMIT_BYTES = 512 * 2**20
-#: With more nodes than this, every process that will be needed is started at once.
-_LARGE_GRAPH = 2000
 #: Domains whose operators ONNX Runtime's CPU build has kernels for.
 _RUNTIME_DOMAINS = frozenset(
     ["", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"]
@@ -69,6 +67,9 @@ class Original:
         self.notes: list[str] = []
         self._settings = settings
         self._worker: Worker = shared_worker("trials")
+        self._executor = concurrent.futures.ThreadPoolExecutor(2)
+        if settings.verify != "off" and path.is_file():
+            self._executor.submit(self._worker.start)  # takes as long as loading
         self._fresh: ir.Model | None = load(path)
         model = self._fresh
         self.interface = Interface.of(model)
@@ -76,9 +77,6 @@ class Original:
         self.facts = ModelFacts(bytes_on_disk(path, model), ops.total(), dict(ops))
         self._together = self.facts.bytes <= _RACE_LIMIT_BYTES
         self._source: FeedSource | None = None
-        self._executor = concurrent.futures.ThreadPoolExecutor(2)
-        if self.facts.nodes > _LARGE_GRAPH:  # constants will be folded there in a moment
-            self._executor.submit(shared_worker().start)
         self._referee = self._executor.submit(self._referee_maker(model))
 
     def model(self) -> ir.Model:

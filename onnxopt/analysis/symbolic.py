@@ -10,6 +10,10 @@ What it builds on: within a model, the same symbolic dimension is the same size;
 goes before the shape that the file states for the result, which may be out of date where somebody
 made an input dynamic by hand; the stated shape fills the gaps.
 
+Where the file states no shape of an inner value, those that inference has found since come from the
+operators too, and where they consist of numbers and sizes of the inputs, they are the answer: there
+is no need to look upstream.
+
 The cost is linear: each value is worked out once, without recursion, on demand, and stays right
 while exact rewrites go on around it.
 """
@@ -32,9 +36,11 @@ from onnxopt.analysis.symbolic_values import (
     Questions,
     Shape,
 )
-from onnxopt.analysis.values import constant, dims, rank
+from onnxopt.analysis.values import Dim, constant, dims, rank
+from onnxopt.model import states_no_inner_shape
 from onnxopt.op_traits import is_standard
 from onnxopt.rewriting import Refuse
+from onnxopt.traversal import graphs_of
 
 __all__ = ["Integers", "Shape", "SymbolicFacts"]
 
@@ -82,9 +88,14 @@ class SymbolicFacts:
 
     Use one for a run of a pass. In the meantime values may be added, and nodes replaced by others
     that compute the same.
+
+    Args:
+        model: The model, as it came from the file but for exact rewrites and inference. Without it,
+            shapes of values are taken for what the file states.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: ir.Model | None = None) -> None:
+        self._input_symbols = None if model is None else _symbols_to_rely_on(model)
         self._answers: dict[_Task, _Answer] = {}
         self._questions = _Answered(self._answers)
         self._serials: dict[ir.Value, int] = {}
@@ -163,6 +174,11 @@ class SymbolicFacts:
 
     def _shape(self, value: ir.Value) -> Shape | None:
         stated = dims(value)
+        if stated is not None and self._is_inferred(value, stated):
+            return tuple(
+                number(dim) if isinstance(dim, int) else symbol(Atom("dim", dim or ""))
+                for dim in stated
+            )
         derived = self._derive(value, shape_rule)
         if derived is None and stated is None:
             return None
@@ -181,6 +197,15 @@ class SymbolicFacts:
             else:
                 shape.append(self._atom(value, axis, "axis"))
         return tuple(shape)
+
+    def _is_inferred(self, value: ir.Value, stated: Sequence[Dim]) -> bool:
+        """Whether a shape is as good as what could be derived from the operators."""
+        known = self._input_symbols
+        return (
+            known is not None
+            and not value.is_graph_output()
+            and all(isinstance(dim, int) or dim in known for dim in stated)
+        )
 
     def _derive(
         self,
@@ -202,6 +227,20 @@ class SymbolicFacts:
         serial = self._serials.setdefault(value, len(self._serials))
         nonnegative = kind == "axis" or value.dtype == ir.DataType.BOOL
         return symbol(Atom(kind, f"{serial}.{index}", nonnegative))
+
+
+def _symbols_to_rely_on(model: ir.Model) -> frozenset[str] | None:
+    """Symbolic sizes of the inputs; None where inference may have started from a stated shape.
+
+    Such are those of inner values, of outputs that something reads, and of the inputs and outputs
+    of bodies.
+    """
+    if not states_no_inner_shape(model) or len(graphs_of(model)) > 1:
+        return None
+    if any(output.uses() for output in model.graph.outputs):
+        return None
+    sizes = [dim for value in model.graph.inputs for dim in dims(value) or ()]
+    return frozenset(dim for dim in sizes if isinstance(dim, str))
 
 
 def _is_small(expression: Expression) -> bool:

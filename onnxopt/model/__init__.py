@@ -8,8 +8,9 @@ the metadata come out as they went in.
 from __future__ import annotations
 
 from onnxopt.model.interface import Interface, restore_interface
-from onnxopt.model.loading import bytes_on_disk, from_proto, load
-from onnxopt.model.saving import ExternalData, StagedModel, light_proto, save, stage, to_proto
+from onnxopt.model.light import light_proto
+from onnxopt.model.loading import bytes_on_disk, from_proto, load, states_no_inner_shape
+from onnxopt.model.saving import ExternalData, StagedModel, save, stage, to_proto
 
 __all__ = [
     "ExternalData",
@@ -22,5 +23,6 @@ __all__ = [
     "restore_interface",
     "save",
     "stage",
+    "states_no_inner_shape",
     "to_proto",
 ]

@@ -25,7 +25,7 @@ from onnxopt.model.protos import (
     survey,
 )
 
-__all__ = ["bytes_on_disk", "from_proto", "load"]
+__all__ = ["bytes_on_disk", "from_proto", "load", "states_no_inner_shape"]
 
 #: The first IR version in which an initializer need not be a graph input.
 _IR_VERSION_FREE_INITIALIZERS = 4
@@ -90,6 +90,12 @@ def _check_readers(model: ir.Model, path: pathlib.Path) -> None:
                         f"{path} is not a valid model: node {node.op_type} '{node.name or ''}' "
                         f"reads '{value.name}', which nothing makes"
                     )
+
+
+def states_no_inner_shape(model: ir.Model) -> bool:
+    """Whether the file that a model came from states types of inputs and outputs only."""
+    stated: frozenset[str] | None = model.meta.get(META_VALUE_INFO)
+    return stated is not None and not stated
 
 
 def bytes_on_disk(path: str | os.PathLike[str], model: ir.Model | None = None) -> int:

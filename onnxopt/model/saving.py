@@ -24,7 +24,7 @@ from onnxopt.model.protos import (
     graphs,
 )
 
-__all__ = ["ExternalData", "StagedModel", "light_proto", "save", "stage", "to_proto"]
+__all__ = ["ExternalData", "StagedModel", "save", "stage", "to_proto"]
 
 #: When to write weights beside the model: as the input had it, always, or never.
 ExternalData = Literal["auto", "always", "never"]
@@ -47,21 +47,6 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         if not imported.domain:
             imported.ClearField("domain")  # two bytes that say nothing
     proto.training_info.extend(model.meta.get(META_TRAINING, ()))
-    return proto
-
-
-def light_proto(model: ir.Model, limit_bytes: int = 1024) -> onnx.ModelProto:
-    """Serialize a model without its large weights, for checks and shape inference.
-
-    Initializers of the main graph larger than ``limit_bytes`` become graph inputs of the same type
-    and shape, so that the message is small whatever the size of the model.
-    """
-    with _without_initializers(model, limit_bytes) as removed, _initializers_in_memory(model):
-        proto = ir.to_proto(model)
-    known = {value.name for value in proto.graph.input}
-    for value in removed:
-        if value.name not in known:
-            proto.graph.input.append(ir.serde.serialize_value(value))
     return proto
 
 

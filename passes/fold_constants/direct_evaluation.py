@@ -2,9 +2,9 @@
 
 Only what is exact by definition is in here: moving elements, conversions that numpy and the runtime
 round alike, arithmetic on integers and truth values, and the operations that IEEE 754 requires to
-be rounded correctly (sum, difference, product, quotient, square root), which leave no choice. Transposes, slices and expansions are
-views and cost no memory, however large the weight. Everything else is the runtime's business, so
-that folded numbers are its own.
+be rounded correctly (sum, difference, product, quotient, square root), which leave no choice.
+Transposes, slices and expansions are views and cost no memory, however large the weight. Everything
+else is the runtime's business, so that folded numbers are its own.
 """
 
 from __future__ import annotations

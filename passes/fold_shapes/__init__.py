@@ -32,7 +32,8 @@ from onnxopt.analysis.symbolic_integers import INTEGER_OPERATORS
 from onnxopt.analysis.symbolic_values import broadcast
 from onnxopt.analysis.values import has_one_use, is_constant
 from onnxopt.op_traits import Trait, has_trait, is_deterministic, is_standard
-from onnxopt.rewriting import Context, RewritePass, Rewriter, RewriteRule, can_replace
+from onnxopt.pass_contract import Outcome, Pass
+from onnxopt.rewriting import Context, Rewriter, RewriteRule, can_replace, rewrite
 
 from .folds import FixTarget, ForwardKeptShape
 
@@ -293,15 +294,15 @@ class _LeaveToBroadcasting(RewriteRule[_Operand]):
         rewriter.replace_input(match.node, match.index, value)
 
 
-class FoldShapes(RewritePass):
+class FoldShapes(Pass):
     """Work out shapes that the model computes, as far as they are known before it runs."""
 
     name = "fold-shapes"
 
-    def rules(self) -> list[RewriteRule[Any]]:
-        """The rules; they share what is known of the model."""
-        facts = SymbolicFacts()
-        return [
+    def run(self, model: ir.Model) -> Outcome:
+        """Apply the rules, which share what is known of the model, until none matches."""
+        facts = SymbolicFacts(model)
+        rules: list[RewriteRule[Any]] = [
             _FoldKnownIntegers(facts),
             ForwardKeptShape(facts),
             FixTarget(facts),
@@ -309,3 +310,4 @@ class FoldShapes(RewritePass):
             _AskEarlierShape(facts),
             _LeaveToBroadcasting(facts),
         ]
+        return rewrite(model, rules, self.max_rewrites)
