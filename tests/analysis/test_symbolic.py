@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
+from onnxopt.passes.infer_shapes import InferShapes
 
 from onnxopt.analysis.expressions import Atom, Expression, number, symbol
 from onnxopt.analysis.symbolic import SymbolicFacts
@@ -353,3 +354,28 @@ def test_a_long_chain_takes_no_recursion() -> None:
     assert len(known.elements) == 3
     assert max(len(str(each)) for each in known.elements) < 5000
     assert facts.shape(value(model, "y")) is not None
+
+
+def test_shapes_from_inference_are_taken_as_they_are() -> None:
+    text = "g (float[n, m] x) => (float[a, b] y) { u = Neg(x) v = Abs(u) y = Exp(v) }"
+    model = from_proto(parse(text))
+    value(model, "v").shape = ir.Shape(["n", "m"])
+    value(model, "u").shape = ir.Shape([1, 2])  # is never looked at
+    facts = SymbolicFacts(model)
+    assert facts.shape(value(model, "v")) == (N, M)
+    assert facts.shape(value(model, "y")) == (N, M)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float[n, m] x) => (float[a, b] y) <float[3, 4] u> { u = Neg(x) v = Abs(u) y = Exp(v) }",
+        "g (float[n, m] x) => (float[3, 4] u, float[a, b] y) { u = Neg(x) v = Abs(u) y = Exp(v) }",
+    ],
+)
+def test_shapes_that_inference_has_from_outdated_ones_are_not_believed(text: str) -> None:
+    """Somebody made the input dynamic by hand and left the other shapes as they were."""
+    model = from_proto(parse(text))
+    assert InferShapes()(model).modified
+    assert value(model, "v").shape == [3, 4]
+    assert SymbolicFacts(model).shape(value(model, "v")) == (N, M)
