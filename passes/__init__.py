@@ -39,6 +39,7 @@ _LOCATIONS = {
     "merge-reshapes": "merge_reshapes:MergeReshapes",
     "merge-slices": "merge_slices:MergeSlices",
     "merge-concats": "merge_concats:MergeConcats",
+    "simplify-transposes": "simplify_transposes:SimplifyTransposes",
     "push-transposes": "push_transposes:PushTransposes",
     "fuse-activations": "fuse_activations:FuseActivations",
     "fuse-gelu": "fuse_gelu:FuseGelu",
@@ -73,10 +74,10 @@ PASSES: Mapping[str, type[ir.passes.PassBase]] = _LazyTable()
 _EXACT = """
 inline-functions lift-constants resolve-control-flow eliminate-identities fold-constants
 infer-shapes fold-shapes eliminate-no-ops eliminate-dead-code
-simplify-casts merge-reshapes merge-slices merge-concats push-transposes
+simplify-casts merge-reshapes merge-slices merge-concats simplify-transposes push-transposes
 deduplicate-initializers eliminate-common-subexpressions
 simplify-clips fuse-activations fuse-gelu fuse-layer-norm fuse-softmax
-fuse-pad fuse-matmul-add fuse-affine affine-to-batch-norm
+fuse-pad fuse-matmul-add fuse-affine fold-pruned-channels affine-to-batch-norm
 """
 
 #: ``compact`` makes the file small besides; what was compact already is made dense first, so that

@@ -21,6 +21,7 @@ from onnxopt.channels.followers import (
 from onnxopt.channels.groups import ChannelGroup, channel_groups
 from onnxopt.channels.known import Known
 from onnxopt.channels.layers import Layer
+from onnxopt.channels.parameters import Parameter, scalar_scale
 from onnxopt.channels.reads import Reads
 from onnxopt.channels.sources import may_be_pruned
 from onnxopt.channels.trace import trace
@@ -36,6 +37,7 @@ __all__ = [
     "Known",
     "Layer",
     "Operand",
+    "Parameter",
     "Pin",
     "Reads",
     "SizeInput",
@@ -45,5 +47,6 @@ __all__ = [
     "channel_groups",
     "known_channels",
     "may_be_pruned",
+    "scalar_scale",
     "trace",
 ]

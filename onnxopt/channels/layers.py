@@ -14,6 +14,7 @@ from onnxopt.analysis.values import constant_array, has_one_use
 from onnxopt.channels.atoms import Ids
 from onnxopt.channels.followers import AxisRef
 from onnxopt.channels.known import Known, Mask
+from onnxopt.channels.parameters import Parameter, scalar_scale
 from onnxopt.op_traits import is_standard
 
 __all__ = ["Layer"]
@@ -26,15 +27,21 @@ _SAMPLE = 8
 class Layer:
     """A node whose output channels are linear in its input channels.
 
+    Weights are seen as levels: numbers as they are, or integers with 0 for the number 0, of which
+    ``scale`` says what a step stands for.
+
     Attributes:
         node: Conv, ConvTranspose, Gemm or MatMul.
         source: The axis that is summed over; None when its channels are not followed.
         inputs: Channels along it, in order; None with ``source``.
         output: The axis of what comes out; None when those are not followed.
         outputs: Channels along that.
+        rank: Number of axes of what comes out.
         groups: Number of groups that do not mix; 1 for matrix products.
         uniform: Whether a constant input channel adds the same number everywhere: no padding
             that some outputs see and others do not.
+        weights: Where the weights are stored.
+        given_bias: Where the bias is stored; None when there is none, or for MatMul.
     """
 
     node: ir.Node
@@ -42,14 +49,19 @@ class Layer:
     inputs: Ids | None
     output: AxisRef | None
     outputs: Ids | None
+    rank: int
     groups: int
     uniform: bool
+    weights: Parameter
+    given_bias: Parameter | None
 
     @property
     def blocks(self) -> NDArray[Any]:
-        """The weights [groups, inputs a group, outputs a group, taps], a view where possible."""
-        weights = constant_array(self.node.inputs[1])
-        assert weights is not None
+        """The levels [groups, inputs a group, outputs a group, taps], a view where possible."""
+        return self.blocks_of(self.weights.levels)
+
+    def blocks_of(self, weights: NDArray[Any]) -> NDArray[Any]:
+        """Weights as the node holds them in the shape of `blocks`."""
         match self.node.op_type:
             case "Conv":
                 parted = weights.reshape(self.groups, -1, weights.shape[1], _taps(weights))
@@ -59,38 +71,45 @@ class Layer:
         return (weights.T if self._transposed else weights)[None, :, :, None]
 
     def weights_of(self, blocks: NDArray[Any]) -> NDArray[Any]:
-        """Weights as the node holds them; the inverse of `blocks`, for any number of channels."""
-        weights = constant_array(self.node.inputs[1])
-        assert weights is not None
+        """Weights as the node holds them; the inverse of `blocks_of`, whatever the widths."""
+        window = self.weights.stored.shape[2:]
         groups, inputs, outputs, _ = blocks.shape
         match self.node.op_type:
             case "Conv":
-                shape = (groups * outputs, inputs, *weights.shape[2:])
+                shape = (groups * outputs, inputs, *window)
                 return blocks.transpose(0, 2, 1, 3).reshape(shape)
             case "ConvTranspose":
-                return blocks.reshape(groups * inputs, outputs, *weights.shape[2:])
+                return blocks.reshape(groups * inputs, outputs, *window)
         flat = blocks[0, :, :, 0]
         return flat.T if self._transposed else flat
 
     @property
-    def factor(self) -> float:
-        """What the products are multiplied by."""
-        return float_attribute(self.node, "alpha", 1.0) if self.node.op_type == "Gemm" else 1.0
+    def width(self) -> int:
+        """Number of output channels."""
+        shape = self.weights.stored.shape
+        match self.node.op_type:
+            case "Conv":
+                return int(shape[0])
+            case "ConvTranspose":
+                return int(shape[1] * self.groups)
+        return int(shape[0] if self._transposed else shape[1])
+
+    @property
+    def scale(self) -> float | NDArray[np.float64]:
+        """What a product of a level with an input is multiplied by, one or by output channel."""
+        factor = float_attribute(self.node, "alpha", 1.0) if self.node.op_type == "Gemm" else 1.0
+        return factor if self.weights.scale is None else factor * self.weights.scale
 
     @property
     def bias(self) -> NDArray[np.float64] | None:
         """What is added to each output channel; None when it differs within a channel."""
-        channels = self.groups * self.blocks.shape[2]
-        if self.node.op_type == "MatMul" or len(self.node.inputs) < 3:
-            return np.zeros(channels)
-        if self.node.inputs[2] is None:
-            return np.zeros(channels)
-        array = constant_array(self.node.inputs[2])
-        if array is None or (array.ndim == 2 and array.shape[0] != 1):
+        if self.given_bias is None:
+            return np.zeros(self.width)
+        array = self.given_bias.numbers
+        if array.ndim == 2 and array.shape[0] != 1:
             return None
-        scale = float_attribute(self.node, "beta", 1.0) if self.node.op_type == "Gemm" else 1.0
-        flat = array.reshape(-1).astype(np.float64) * scale
-        return np.broadcast_to(flat, channels)
+        factor = float_attribute(self.node, "beta", 1.0) if self.node.op_type == "Gemm" else 1.0
+        return np.broadcast_to(array.reshape(-1) * factor, self.width)
 
     @property
     def bias_place(self) -> tuple[ir.Node, int] | None:
@@ -108,10 +127,23 @@ class Layer:
             return None
         index = 1 if add.inputs[0] is product else 0
         array = constant_array(add.inputs[index])
-        width = self.blocks.shape[2]
-        if array is None or array.size != width or array.shape[-1:] != (width,):
+        if array is None or array.size != self.width or array.shape[-1:] != (self.width,):
             return None
-        return (add, index) if array.ndim <= (len(product.shape or ())) else None
+        return (add, index) if array.ndim <= self.rank else None
+
+    @property
+    def bias_step(self) -> NDArray[np.float64] | None:
+        """What a step of an integer bias stands for, by output channel.
+
+        None unless weights and input are integers with scales: then the runtime adds the bias to
+        sums of products of integers, so a step is the product of the two scales.
+        """
+        source = self.node.inputs[0]
+        assert source is not None
+        scale = scalar_scale(source)
+        if scale is None or self.weights.scale is None or self.node.op_type == "MatMul":
+            return None
+        return np.broadcast_to(scale * self.weights.scale, self.width)
 
     def reads(self, outputs: Mask | None) -> Mask:
         """Which input channels some of the given outputs (None: all) depend on."""
@@ -140,7 +172,7 @@ class Layer:
         values = bias.copy()
         if known is not None and self.uniform:
             values += self.contribution(known.numbers.reshape(-1))
-        shape = [1] * len(self.output.value.shape or ())
+        shape = [1] * self.rank
         shape[self.output.axis] = -1
         with np.errstate(over="ignore"):
             cast = values.astype(dtype)
@@ -148,6 +180,10 @@ class Layer:
 
     def contribution(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """What inputs that are constant everywhere, padding included, add to each output."""
+        return self.levels_added(numbers) * self.scale
+
+    def levels_added(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum of products of numbers and levels, by output channel; see `contribution`."""
         blocks = self.blocks
         parts = numbers.reshape(self.groups, -1)
         sums = np.zeros((self.groups, blocks.shape[2]))
@@ -156,7 +192,7 @@ class Layer:
             if used.size:
                 columns = blocks[group, used].astype(np.float64).sum(axis=-1)
                 sums[group] = parts[group, used] @ columns
-        return sums.reshape(-1) * self.factor
+        return sums.reshape(-1)
 
     @property
     def _transposed(self) -> bool:

@@ -49,8 +49,9 @@ class Reads:
         """Atoms that nothing needs, given some that stay.
 
         An atom can go when each layer that reads one of its channels either finds a constant there,
-        which it can account for, or has no weight for it but in rows that go too. This grows from
-        nothing, so that what is found is certain.
+        which it can account for, or has no weight for it but in rows that go too; and when no
+        product with another computed tensor needs it. This grows from nothing, so that what is
+        found is certain.
         """
         removed = np.zeros(self._trace.count, np.bool_)
         while True:
@@ -59,6 +60,8 @@ class Reads:
                 if layer.inputs is not None:
                     wanted = self.read(layer, removed) & ~self.constant(layer)
                     needed[layer.inputs[wanted]] = True
+            for pairing in self._trace.pairings:
+                needed[pairing.needed(removed, self._known)] = True
             if (~needed == removed).all():
                 return removed
             removed = ~needed

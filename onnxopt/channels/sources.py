@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxopt.analysis.attributes import int_attribute
 from onnxopt.analysis.values import constant_array
+from onnxopt.channels.parameters import is_parameter, parameter_of
 from onnxopt.op_traits import is_standard
 from onnxopt.rewriting import Refuse
 
@@ -45,8 +46,13 @@ def _is_source(node: ir.Node) -> bool:
             array is not None and array.dtype.kind not in "iub" and bool((array == 0).any())
             for array in map(constant_array, node.inputs)
         )
-    weights = constant_array(node.inputs[1]) if node.op_type in _PRODUCTS else None
-    if weights is None or weights.ndim < 2:
+    if node.op_type not in _PRODUCTS or not is_parameter(node.inputs[1]):
+        return False
+    try:
+        weights = parameter_of(node, 1, "weights").levels
+    except Refuse:
+        return False
+    if weights.ndim < 2:
         return False
     try:
         grouped = int_attribute(node, "group", 1) != 1 and weights.shape[1] != 1

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxopt.analysis.symbolic import SymbolicFacts
@@ -20,6 +22,7 @@ from onnxopt.channels.atoms import Atoms, Ids, Pin
 from onnxopt.channels.followers import AxisRef, Follower
 from onnxopt.channels.known import Transfer
 from onnxopt.channels.layers import Layer
+from onnxopt.channels.pairings import Pairing
 from onnxopt.rewriting import Refuse
 
 __all__ = [
@@ -60,6 +63,8 @@ class Trace:
         steps: In topological order.
         layers: In topological order.
         followers: What has to change when channels go.
+        pairings: Products of two computed tensors.
+        ties: Axes along which the same places must stay, though their atoms differ.
     """
 
     graph: ir.Graph
@@ -69,6 +74,8 @@ class Trace:
     steps: list[Step]
     layers: list[Layer]
     followers: list[Follower]
+    pairings: list[Pairing]
+    ties: list[tuple[AxisRef, ...]]
 
 
 class Tracer:
@@ -83,6 +90,8 @@ class Tracer:
         self.steps: list[Step] = []
         self.layers: list[Layer] = []
         self.followers: list[Follower] = []
+        self.pairings: list[Pairing] = []
+        self.ties: list[tuple[AxisRef, ...]] = []
         self._atoms = Atoms()
         #: Inputs of the present node through which channels are followed.
         self._followed: set[ir.Value | None] = set()
@@ -175,7 +184,7 @@ class Tracer:
         for node in self.graph:
             self._followed.clear()
             reason = "they are a parameter of another operator"
-            said = len(self.steps), len(self.layers), len(self.followers)
+            said = [len(each) for each in self._statements()]
             try:
                 handler = handler_for(node)
                 if handler is None:
@@ -183,7 +192,7 @@ class Tracer:
                 handler(node, self)
             except Refuse as refuse:
                 reason = str(refuse)
-                self._take_back(node, *said)
+                self._take_back(node, said)
             for value in node.inputs:
                 if value not in self._followed:
                     self.pin(self.of(value), reason, node)
@@ -194,10 +203,14 @@ class Tracer:
                 if reader.graph is not self.graph:
                     self.pin(ids, "read in a body of control flow", reader)
 
-    def _take_back(self, node: ir.Node, steps: int, layers: int, followers: int) -> None:
+    def _statements(self) -> tuple[list[Any], ...]:
+        return self.steps, self.layers, self.followers, self.pairings, self.ties
+
+    def _take_back(self, node: ir.Node, said: Sequence[int]) -> None:
         """Forget what a rule said of a node before it refused."""
         self._followed.clear()
-        del self.steps[steps:], self.layers[layers:], self.followers[followers:]
+        for statements, count in zip(self._statements(), said, strict=True):
+            del statements[count:]
         for output in node.outputs:
             self.ids.pop(output, None)
 
@@ -208,7 +221,24 @@ class Tracer:
         for layer in self.layers:
             layer.inputs = None if layer.inputs is None else numbers[layer.inputs]
             layer.outputs = None if layer.outputs is None else numbers[layer.outputs]
-        return Trace(self.graph, atoms, len(pins), pins, self.steps, self.layers, self.followers)
+        for pairing in self.pairings:
+            pairing.renumber(numbers)
+        held = np.zeros(len(pins), np.bool_)
+        for ids in atoms.values():
+            held[ids] = True
+        for atom in np.flatnonzero(~held).tolist():
+            pins[atom] = pins[atom] or Pin("part of no tensor that is followed", "")
+        return Trace(
+            self.graph,
+            atoms,
+            len(pins),
+            pins,
+            self.steps,
+            self.layers,
+            self.followers,
+            self.pairings,
+            self.ties,
+        )
 
 
 #: The rule of an operator. It may raise `Refuse`, which pins the channels of all inputs.

@@ -77,11 +77,13 @@ class FoldPrunedChannels(Pass):
         for graph, opset in _graphs(model):
             if not may_be_pruned(graph):
                 continue
+            before = None
             while True:
                 traced = trace(graph, opset, model.ir_version)
                 choice = self._choice(traced, known_channels(traced), outcome.rewritten.total())
-                if not choice.removed.any():
+                if not choice.removed.any() or traced.count == before:
                     break
+                before = traced.count
                 outcome.rewritten[_RULE] += int(choice.removed.sum())
                 outcome.modified = True
                 remove(choice, context)

@@ -8,7 +8,7 @@ Whatever is kept may need others, so all is worked out again with it, until noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -107,6 +107,8 @@ class Choice:
                 yield "the last channel of a tensor", {int(ids.reshape(-1)[0])}
             if sum(size > 1 for size in ids.shape) > 1:
                 yield "channels that others stand beside", self._ragged(value)
+        for tied in self.trace.ties:
+            yield "heads that attention needs", self._torn(tied)
         for layer in self.trace.layers:
             yield "groups of a convolution need equal numbers", self._uneven(layer)
             yield from self._needs_carrier(layer)
@@ -122,6 +124,17 @@ class Choice:
             shape[axis] = -1
             kept &= self.keeps(AxisRef(value, axis)).reshape(shape)
         return set(ids[kept & self.removed[ids]].tolist())
+
+    def _torn(self, tied: Sequence[AxisRef]) -> set[int]:
+        """A channel for each place along one of these axes that is kept along another only."""
+        followed = [each for each in tied if each.value in self.trace.atoms]
+        kept = [self.keeps(each) for each in followed]
+        anywhere = np.any(kept, axis=0)
+        keep: set[int] = set()
+        for channels, here in zip(followed, kept, strict=True):
+            ids = np.moveaxis(self.trace.atoms[channels.value], channels.axis, 0)
+            keep.update(ids.reshape(len(here), -1)[anywhere & ~here, 0].tolist())
+        return keep
 
     def _uneven(self, layer: Layer) -> set[int]:
         """Channels of the groups that lose more than others."""
@@ -147,6 +160,10 @@ class Choice:
         assert layer.inputs is not None
         carriers = self.carriers(layer)
         if not folds_into_bias(layer):
+            if layer.weights.is_quantized:
+                reason = "quantized weights cannot carry what constant channels add"
+                yield reason, set(layer.inputs[numbers != 0].tolist())
+                return
             parted = np.abs(numbers).reshape(layer.groups, -1)
             largest = parted.max(axis=1)
             lacking = np.flatnonzero(np.abs(carriers.numbers) < _LEAST_CARRIER * largest)
@@ -155,7 +172,7 @@ class Choice:
                 reason = "it carries what constant channels add under padding"
                 yield reason, {int(atoms[group, parted[group].argmax()]) for group in lacking}
                 return
-        if not fold(layer, numbers, carriers).is_finite(layer):
+        if not fold(layer, numbers, carriers).fits(layer):
             yield "its constant is out of range", set(layer.inputs[numbers != 0].tolist())
 
     def _rounded(self) -> set[int]:

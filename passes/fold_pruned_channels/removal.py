@@ -68,20 +68,20 @@ class _Removal:
         folded = None
         if kept_inputs is not None:
             folded = fold(layer, self.choice.folded(layer), self.choice.carriers(layer))
+            if folded.steps is not None:
+                self._add_steps(layer, folded.steps)
             if folded.bias is not None:
                 self._add_bias(layer, folded.bias)
-        blocks = layer.blocks if folded is None or folded.blocks is None else folded.blocks
+        blocks = folded.blocks if folded is not None else None
+        if blocks is None:
+            blocks = layer.blocks_of(layer.weights.stored)
         for axis, kept in ((1, kept_inputs), (2, kept_outputs)):
             if kept is not None:
                 parts = [
                     block.compress(each, axis - 1) for block, each in zip(blocks, kept, strict=True)
                 ]
                 blocks = np.stack(parts)
-        self._arrays[layer.node, 1] = layer.weights_of(blocks)
-        if kept_outputs is not None and layer.node.op_type != "MatMul":
-            array = self._array(layer.node, 2)
-            if array is not None and array.ndim and array.shape[-1] == kept_outputs.size:
-                self._arrays[layer.node, 2] = array.compress(kept_outputs.reshape(-1), -1)
+        self._arrays[layer.weights.node, layer.weights.index] = layer.weights_of(blocks)
 
     def operand(self, follower: Operand) -> None:
         """Slice a constant with one slice for each channel."""
@@ -155,6 +155,7 @@ class _Removal:
                     np.ascontiguousarray(array), dtype=old.dtype, name=old.name
                 )
                 old.shape = ir.Shape(array.shape)
+                _restate(node, index, array)
                 continue
             hint = (old.name if old is not None else None) or f"{node.outputs[0].name}_constant"
             rewriter = Rewriter(self.context, node)
@@ -162,6 +163,7 @@ class _Removal:
             if index >= len(node.inputs):
                 node.resize_inputs(index + 1)
             node.replace_input_with(index, new)
+            _restate(node, index, array)
             if old is not None:
                 _drop(old)
 
@@ -184,21 +186,46 @@ class _Removal:
         return kept
 
     def _add_bias(self, layer: Layer, added: NDArray[np.float64]) -> None:
+        """Add to a bias: in its own integers, where it has such, else in numbers."""
         place = layer.bias_place
         assert place is not None
         node, index = place
-        weights = layer.blocks
         if layer.node.op_type == "MatMul":
             array = self._array(node, index)
             assert array is not None
-            total = array.astype(np.float64) + added
-            self._arrays[node, index] = total.astype(array.dtype)
+            self._arrays[node, index] = (array.astype(np.float64) + added).astype(array.dtype)
             return
-        bias = layer.bias
+        weights, bias = node.inputs[1], layer.bias
         assert bias is not None
+        assert weights is not None
+        assert weights.dtype is not None
+        self._arrays[node, index] = (bias + added).astype(weights.dtype.numpy())
         if node.op_type == "Gemm" and float_attribute(node, "beta", 1.0) != 1.0:
             self._rewriter(node).set_attribute(node, "beta", 1.0)
-        self._arrays[node, index] = (bias + added).astype(weights.dtype)
+        given = layer.given_bias
+        if layer.output is not None and (given is None or given.stored.shape[-1:] != bias.shape):
+            self.operand(Operand(node, index, 0, layer.output))  # nobody else knows of it
+
+    def _add_steps(self, layer: Layer, added: NDArray[np.int64]) -> None:
+        """Add to a bias of integers, or give the layer one: DequantizeLinear of integers."""
+        given = layer.given_bias
+        if given is not None:
+            old = given.stored
+            self._arrays[given.node, given.index] = (old + added).astype(old.dtype)
+            return
+        node, step = layer.node, layer.bias_step
+        assert step is not None
+        if layer.output is not None:
+            kept = self.choice.keeps(layer.output)
+            added, step = added[kept], step[kept]
+        rewriter = self._rewriter(node)
+        hint = f"{node.outputs[0].name}_bias"
+        stored = rewriter.initializer(added.astype(np.int32), hint)
+        scale = rewriter.initializer(step.astype(np.float32), f"{hint}_scale")
+        bias = rewriter.op("DequantizeLinear", [stored, scale], {"axis": 0}, name=f"{hint}_number")
+        bias.type, bias.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(added.shape)
+        node.resize_inputs(3)
+        node.replace_input_with(2, bias)
 
     def _array(self, node: ir.Node, index: int) -> NDArray[Any] | None:
         """A constant input as it is by now."""
@@ -215,6 +242,12 @@ class _Removal:
 
     def _rewriter(self, node: ir.Node) -> Rewriter:
         return Rewriter(self.context, node)
+
+
+def _restate(node: ir.Node, index: int, array: NDArray[Any]) -> None:
+    """State the shape of dequantized weights, which is that of the integers."""
+    if node.op_type == "DequantizeLinear" and index == 0:
+        node.outputs[0].shape = ir.Shape(array.shape)
 
 
 def _drop(value: ir.Value) -> None:

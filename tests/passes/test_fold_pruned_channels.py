@@ -145,11 +145,6 @@ def test_constant_padding_with_the_constant_itself() -> None:
         ("s = DepthToSpace <blocksize = 1> (r)", {}, "read by DepthToSpace"),
         ("s = CumSum(r, a)", {"a": np.array(1, np.int64)}, "read by CumSum"),
         ("s = Pad(r, p)", {"p": ints(0, 1, 0, 0, 0, -1, 0, 0)}, "channels are padded"),
-        (
-            "q = QuantizeLinear(r, f, z)\ns = DequantizeLinear(q, f, z)",
-            {"f": np.float32(0.1), "z": np.uint8(128)},
-            "read by QuantizeLinear",
-        ),
     ],
 )
 def test_not_followed(text: str, constants: dict[str, np.ndarray], reason: str) -> None:

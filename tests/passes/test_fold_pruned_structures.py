@@ -7,8 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from onnxopt.model import to_proto
 from tests.differential import optimize, parse, untouched
@@ -288,85 +286,3 @@ def test_bytes_and_products_fall_in_proportion() -> None:
     optimized = folded(model, 32, *FEEDS)  # without a bias they are 0, so no carrier is needed
     assert optimized.graph.initializers["w2"].shape == (16, 16, 3, 3)
     assert to_proto(optimized).ByteSize() < 0.35 * model.ByteSize()
-
-
-# Random nets
-
-
-@st.composite
-def nets(draw: st.DrawFn) -> onnx.ModelProto:
-    """A chain of layers and blocks with random channels pruned, at random constants."""
-    lines: list[str] = []
-    constants: dict[str, np.ndarray] = {}
-    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
-    widths = {"x": 3}
-    value, number = "x", 0
-
-    def conv(source: str, width: int, group: int = 1, kernel: int = 3, pad: int = 1) -> str:
-        nonlocal number
-        number += 1
-        weights = rng.standard_normal((width, widths[source] // group, kernel, kernel)) * 0.3
-        weights[rng.random(width) < 0.45] = 0
-        weights[:, rng.random(widths[source] // group) < 0.2] = 0
-        constants[f"w{number}"] = weights.astype(np.float32)
-        bias = rng.standard_normal(width) * (rng.random(width) < 0.7)
-        constants[f"b{number}"] = bias.astype(np.float32)
-        lines.append(
-            f"c{number} = Conv <group = {group}, pads = [{pad}, {pad}, {pad}, {pad}]> "
-            f"({source}, w{number}, b{number})"
-        )
-        widths[f"c{number}"] = width
-        return activated(f"c{number}")
-
-    def activated(source: str) -> str:
-        name = draw(st.sampled_from(["Relu", "HardSwish", "Sigmoid", "Tanh", "Identity"]))
-        return step(f"{name}({source})", widths[source])
-
-    def step(text: str, width: int) -> str:
-        nonlocal number
-        number += 1
-        lines.append(f"s{number} = {text}")
-        widths[f"s{number}"] = width
-        return f"s{number}"
-
-    value = conv(value, 8)
-    for kind in draw(
-        st.lists(
-            st.sampled_from(["conv", "residual", "depthwise", "gate", "concat", "pool", "group"]),
-            min_size=1,
-            max_size=4,
-        )
-    ):
-        width = widths[value]
-        match kind:
-            case "conv":
-                value = conv(value, draw(st.sampled_from([4, 6, 8])), kernel=1, pad=0)
-            case "residual":
-                inner = conv(value, width)
-                value = activated(step(f"Add({value}, {inner})", width))
-            case "depthwise":
-                value = conv(value, width, group=width)
-            case "gate":
-                pooled = step(f"GlobalAveragePool({value})", width)
-                gate = conv(conv(pooled, 3, kernel=1, pad=0), width, kernel=1, pad=0)
-                value = step(f"Mul({value}, {gate})", width)
-            case "concat":
-                other = conv(value, 4)
-                value = step(f"Concat <axis = 1> ({value}, {other})", width + 4)
-            case "pool":
-                text = "AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]>"
-                value = step(f"{text} ({value})", width)
-            case "group":
-                value = conv(value, width, group=2)
-    value = conv(value, 5)
-    lines.append(f"y = Identity({value})")
-    return net("  ".join(lines), constants)
-
-
-@settings(max_examples=40, deadline=None)
-@given(nets(), st.sampled_from(["", "{round-to=1}"]))
-def test_random_nets(model: onnx.ModelProto, option: str) -> None:
-    pipeline = f"infer-shapes,fold-pruned-channels{option}"
-    feeds = ({"x": normal(2, 3, 7, 9)}, {"x": normal(1, 3, 4, 5)})
-    optimized = optimize(model, pipeline, *feeds)
-    assert removed(to_proto(optimized), pipeline) == 0

@@ -159,4 +159,19 @@ def _dropout(node: ir.Node, tracer: Tracer) -> None:
     tracer.emit(node.outputs[0], ids, [source], unchanged)
 
 
-HANDLERS: dict[str, Handler] = {"Dropout": _dropout}
+def _quantization(node: ir.Node, tracer: Tracer) -> None:
+    """QuantizeLinear and DequantizeLinear with one scale for all."""
+    if tracer.of(node.inputs[0]) is None:
+        return
+    for value in node.inputs[1:]:
+        array = constant_array(value)
+        if value is not None and (array is None or array.size != 1):
+            raise Refuse("quantized with several scales")
+    elementwise(node, tracer)
+
+
+HANDLERS: dict[str, Handler] = {
+    "Dropout": _dropout,
+    "QuantizeLinear": _quantization,
+    "DequantizeLinear": _quantization,
+}

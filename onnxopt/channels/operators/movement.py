@@ -333,9 +333,8 @@ def _gather(node: ir.Node, tracer: Tracer) -> None:
         raise Refuse("channels are chosen when the model runs")
     chosen = np.asarray(indices) % ids.shape[axis]
     follower = GatherIndices(node, AxisRef(source, axis))
-    if chosen.ndim == 0:
-        tracer.pin(ids.take(chosen, axis), "taken by itself", node)
-    elif np.unique(chosen).size != chosen.size:
+    # One that is taken by itself is kept as the last of what comes out.
+    if np.unique(chosen).size != chosen.size:
         raise Refuse("channels are repeated")
     _move(tracer, source, output, lambda array: array.take(chosen, axis), [follower])
 

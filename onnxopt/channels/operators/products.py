@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 import onnx_ir as ir
 
 from onnxopt.analysis.attributes import int_attribute, ints_attribute, string_attribute
-from onnxopt.analysis.values import constant_array, is_constant, is_float, static_shape
 from onnxopt.channels.atoms import Ids
 from onnxopt.channels.followers import AxisRef, Follower, GroupCount, Operand
 from onnxopt.channels.layers import Layer
+from onnxopt.channels.operators.attention import product_of_two
 from onnxopt.channels.operators.depthwise import depthwise_transfer
+from onnxopt.channels.parameters import Parameter, is_parameter, parameter_of
 from onnxopt.channels.tracer import Handler, Tracer
 from onnxopt.rewriting import Refuse
 
 __all__ = ["HANDLERS"]
 
 
-def _weight_shape(node: ir.Node) -> tuple[int, ...]:
-    """The shape of the weights.
+def _weights(node: ir.Node, axis: int) -> tuple[Parameter, tuple[int, ...]]:
+    """The weights and their shape.
+
+    Args:
+        node: The layer.
+        axis: The axis of the weights along which outputs lie.
 
     Raises:
-        Refuse: When they are not constant, not floats, or read elsewhere too.
+        Refuse: When they are not constant, not understood, or read elsewhere too.
     """
-    weights = node.inputs[1]
-    if weights is None or not is_constant(weights):
-        producer = None if weights is None else weights.producer()
-        if producer is not None and producer.op_type == "DequantizeLinear":
-            raise Refuse("the weights are quantized")
-        raise Refuse("the weights are not constant")
-    if not is_float(weights):
-        raise Refuse("the weights are no floating-point numbers")
-    if len(weights.uses()) != 1 or weights.is_graph_output():
+    value = node.inputs[1]
+    weights = parameter_of(node, 1, "weights")
+    assert value is not None
+    if len(value.uses()) != 1 or value.is_graph_output():
         raise Refuse("the weights are shared")
-    shape = static_shape(weights)
-    assert shape is not None
-    return shape
+    if weights.has_scales and weights.axis != axis:
+        raise Refuse("the weights have scales along their inputs")
+    return weights, weights.stored.shape
 
 
-def _check_bias(node: ir.Node) -> None:
-    if len(node.inputs) > 2 and node.inputs[2] is not None and not is_constant(node.inputs[2]):
-        raise Refuse("the bias is not constant")
+def _bias(node: ir.Node) -> Parameter | None:
+    """The bias; None when there is none.
+
+    Raises:
+        Refuse: When it is not constant.
+    """
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return None
+    return parameter_of(node, 2, "biases")
 
 
 def pads_nothing(node: ir.Node) -> bool:
@@ -52,12 +63,12 @@ def pads_nothing(node: ir.Node) -> bool:
 
 
 def _conv(node: ir.Node, tracer: Tracer) -> None:
-    shape, groups = _weight_shape(node), int_attribute(node, "group", 1)
-    _check_bias(node)
+    (weights, shape), bias = _weights(node, 0), _bias(node)
+    groups = int_attribute(node, "group", 1)
     source = node.inputs[0]
     assert source is not None
     if groups == 1 or shape[1] > 1:
-        _layer(node, tracer, 1, 1, shape[0], len(shape), groups, pads_nothing(node))
+        _layer(node, tracer, weights, bias, _Plan(1, 1, shape[0], len(shape), groups))
         return
     ids = tracer.single_axis(source, 1)
     if ids is None:
@@ -66,17 +77,20 @@ def _conv(node: ir.Node, tracer: Tracer) -> None:
     output = node.outputs[0]
     many = shape[0] // groups
     made = AxisRef(output, 1)
-    followers: list[Follower] = [Operand(node, 1, 0, made), GroupCount(node, AxisRef(source, 1))]
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        followers.append(Operand(node, 2, 0, made))
+    followers: list[Follower] = [GroupCount(node, AxisRef(source, 1))]
+    for each in (weights, bias):
+        if each is not None:
+            followers.extend([Operand(each.node, each.index, 0, made), *scales(each, made)])
     laid = _along(ids.repeat(many), 1, len(shape))
-    transfer = depthwise_transfer(node, many, pads_nothing(node))
+    transfer = depthwise_transfer(weights, bias, many, pads_nothing(node))
     tracer.emit(output, laid, [source], transfer, followers)
 
 
 def _conv_transpose(node: ir.Node, tracer: Tracer) -> None:
-    shape, groups = _weight_shape(node), int_attribute(node, "group", 1)
-    _check_bias(node)
+    (weights, shape), bias = _weights(node, 1), _bias(node)
+    groups = int_attribute(node, "group", 1)
+    if groups > 1 and weights.has_scales:
+        raise Refuse("groups share scales of weights")
     # Outputs see different numbers of taps, unless there is one tap.
     plain = (
         all(size == 1 for size in shape[2:])
@@ -85,34 +99,53 @@ def _conv_transpose(node: ir.Node, tracer: Tracer) -> None:
         and ints_attribute(node, "output_shape") is None
         and pads_nothing(node)
     )
-    _layer(node, tracer, 1, 1, shape[1] * groups, len(shape), groups, plain)
+    plan = _Plan(1, 1, shape[1] * groups, len(shape), groups, plain)
+    _layer(node, tracer, weights, bias, plan)
 
 
 def _gemm(node: ir.Node, tracer: Tracer) -> None:
-    shape = _weight_shape(node)
+    transposed = int_attribute(node, "transB", 0) != 0
+    (weights, shape), bias = _weights(node, 0 if transposed else 1), _bias(node)
     if int_attribute(node, "transA", 0):
         raise Refuse("a transposed product")
-    width = shape[0] if int_attribute(node, "transB", 0) else shape[1]
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = constant_array(node.inputs[2])
-        if bias is None:
-            raise Refuse("the bias is not constant")
-    _layer(node, tracer, 1, 1, width, 2, 1, True)
+    _layer(node, tracer, weights, bias, _Plan(1, 1, shape[0 if transposed else 1], 2))
 
 
 def _matmul(node: ir.Node, tracer: Tracer) -> None:
     left, right = node.inputs
     if left is None or right is None:
         raise Refuse("an input is missing")
-    if is_constant(left):
+    if is_parameter(left):
         raise Refuse("multiplied by weights from the left")
-    if not is_constant(right) and tracer.of(left) is None and tracer.of(right) is None:
+    if not is_parameter(right):
+        product_of_two(node, tracer)
         return
-    shape = _weight_shape(node)
+    weights, shape = _weights(node, 1)
     if len(shape) != 2:
         raise Refuse("a batch of weights")
     rank = tracer.rank(left)
-    _layer(node, tracer, rank - 1, rank - 1, shape[1], rank, 1, True)
+    _layer(node, tracer, weights, None, _Plan(rank - 1, rank - 1, shape[1], rank))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """Where the channels of a layer lie.
+
+    Attributes:
+        source_axis: Axis of the input that is summed over.
+        axis: Axis of the output along which its channels lie.
+        width: How many.
+        rank: Of the output.
+        groups: Groups that do not mix.
+        uniform: Whether it adds the same everywhere; None to ask the padding.
+    """
+
+    source_axis: int
+    axis: int
+    width: int
+    rank: int
+    groups: int = 1
+    uniform: bool | None = None
 
 
 def _along(ids: Ids, axis: int, rank: int) -> Ids:
@@ -122,37 +155,59 @@ def _along(ids: Ids, axis: int, rank: int) -> Ids:
 
 
 def _layer(
-    node: ir.Node,
-    tracer: Tracer,
-    source_axis: int,
-    axis: int,
-    width: int,
-    rank: int,
-    groups: int,
-    uniform: bool,
+    node: ir.Node, tracer: Tracer, weights: Parameter, bias: Parameter | None, plan: _Plan
 ) -> None:
     """Note down a layer, and make channels for its output."""
     source, output = node.inputs[0], node.outputs[0]
     assert source is not None
-    inputs = tracer.single_axis(source, source_axis)
-    outputs = tracer.fresh(width)
+    inputs = tracer.single_axis(source, plan.source_axis)
+    outputs = tracer.fresh(plan.width)
+    made = AxisRef(output, plan.axis) if plan.width > 1 else None
     layer = Layer(
-        node,
-        None if inputs is None else AxisRef(source, source_axis),
-        inputs,
-        AxisRef(output, axis) if width > 1 else None,
-        outputs if width > 1 else None,
-        groups,
-        uniform,
+        node=node,
+        source=None if inputs is None else AxisRef(source, plan.source_axis),
+        inputs=inputs,
+        output=made,
+        outputs=None if made is None else outputs,
+        rank=plan.rank,
+        groups=plan.groups,
+        uniform=pads_nothing(node) if plan.uniform is None else plan.uniform,
+        weights=weights,
+        given_bias=bias,
     )
     tracer.layers.append(layer)
-    numpy_dtype = layer.blocks.dtype
+    dtype = _numpy_dtype(node.inputs[1])
+    followers = [] if made is None else [*scales(weights, made), *_bias_slices(bias, made, plan)]
     tracer.emit(
         output,
-        _along(outputs, axis, rank),
+        _along(outputs, plan.axis, plan.rank),
         [source if inputs is not None else None],
-        lambda known: layer.transfer(known[0], numpy_dtype),
+        lambda known: layer.transfer(known[0], dtype),
+        followers,
     )
+
+
+def _numpy_dtype(value: ir.Value | None) -> np.dtype[Any]:
+    if value is None or value.dtype is None:
+        raise Refuse("an element type is not known")
+    return value.dtype.numpy()
+
+
+def scales(parameter: Parameter, made: AxisRef) -> Iterator[Operand]:
+    """What goes with slices of quantized weights."""
+    if parameter.scale is not None:
+        for index, array in ((1, parameter.scale), (2, parameter.zero_point)):
+            if array is not None and array.ndim:
+                yield Operand(parameter.node, index, 0, made)
+
+
+def _bias_slices(bias: Parameter | None, made: AxisRef, plan: _Plan) -> Iterator[Operand]:
+    """The bias, where it has a number for each channel."""
+    if bias is not None:
+        shape = bias.stored.shape
+        if shape and shape[-1] == plan.width:
+            yield Operand(bias.node, bias.index, len(shape) - 1, made)
+            yield from scales(bias, made)
 
 
 HANDLERS: dict[str, Handler] = {
