@@ -21,6 +21,7 @@ from onnxopt.channels.followers import (
 from onnxopt.channels.groups import ChannelGroup, channel_groups
 from onnxopt.channels.known import Known
 from onnxopt.channels.layers import Layer
+from onnxopt.channels.pairings import Contraction, Mixture, Pairing
 from onnxopt.channels.parameters import Parameter, scalar_scale
 from onnxopt.channels.reads import Reads
 from onnxopt.channels.sources import may_be_pruned
@@ -31,12 +32,15 @@ __all__ = [
     "Atoms",
     "AxisRef",
     "ChannelGroup",
+    "Contraction",
     "Follower",
     "GatherIndices",
     "GroupCount",
     "Known",
     "Layer",
+    "Mixture",
     "Operand",
+    "Pairing",
     "Parameter",
     "Pin",
     "Reads",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ functional = nn.functional
 EXPORTERS = [pytest.param(True, id="dynamo"), pytest.param(False, id="torchscript")]
 
 
-class Block(nn.Module):  # type: ignore[name-defined,misc]
+class Block(nn.Module):  # type: ignore[name-defined]
     """An inverted residual with a squeeze-and-excite gate."""
 
     def __init__(self, width: int, inner: int) -> None:
@@ -44,7 +45,7 @@ class Block(nn.Module):  # type: ignore[name-defined,misc]
         return x + self.norm3(self.project(y))
 
 
-class Net(nn.Module):  # type: ignore[name-defined,misc]
+class Net(nn.Module):  # type: ignore[name-defined]
     """A stem, a block, a plain convolution, and a head of two layers."""
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ class Net(nn.Module):  # type: ignore[name-defined,misc]
         return self.head(functional.gelu(self.hidden(y)))
 
 
-class Attention(nn.Module):  # type: ignore[name-defined,misc]
+class Attention(nn.Module):  # type: ignore[name-defined]
     """A transformer's block, with the attention that PyTorch offers."""
 
     def __init__(self) -> None:
@@ -121,7 +122,7 @@ def export(model: Any, example: Any, path: pathlib.Path, dynamo: bool, axes: Any
             )
 
 
-def pruned(path: pathlib.Path, shapes: list[tuple[int, ...]]) -> tuple[onnx.ModelProto, int]:
+def pruned(path: pathlib.Path, shapes: Sequence[tuple[int, ...]]) -> tuple[onnx.ModelProto, int]:
     """Run the default pipeline, hold the outputs against the original's; the model, and the count.
 
     Args:

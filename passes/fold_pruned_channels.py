@@ -45,8 +45,7 @@ from onnxopt.pass_contract import Outcome, Pass, Refusal
 from onnxopt.rewriting import Context
 from onnxopt.traversal import all_graphs
 
-from .choice import Choice, choose
-from .removal import remove
+from .shared.channel_removal import Choice, choose, remove
 
 __all__ = ["FoldPrunedChannels"]
 
