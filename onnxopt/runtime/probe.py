@@ -8,7 +8,7 @@ import pathlib
 import platform
 from typing import Any
 
-__all__ = ["environment"]
+__all__ = ["environment", "processor_flags"]
 
 _PACKAGES = ("onnxopt", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 #: Instruction sets that decide which kernels ONNX Runtime uses.
@@ -19,7 +19,7 @@ def environment(threads: int) -> dict[str, Any]:
     """Processor, instruction sets, cores, threads used, and versions."""
     return {
         "processor": _processor_name(),
-        "instruction_sets": [name for name in _FEATURES if name in _processor_flags()],
+        "instruction_sets": [name for name in _FEATURES if name in processor_flags()],
         "cores": os.cpu_count(),
         "threads": threads,
         "platform": platform.platform(),
@@ -49,7 +49,8 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _processor_flags() -> frozenset[str]:
+def processor_flags() -> frozenset[str]:
+    """Instruction sets by their names in /proc/cpuinfo; none where that is not known."""
     for line in _cpuinfo():
         if line.startswith(("flags", "Features")):
             return frozenset(line.partition(":")[2].split())
