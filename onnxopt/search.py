@@ -1,0 +1,411 @@
+"""Which region of a model gets which treatment, under an accuracy budget and by measured time.
+
+Nothing here knows what a treatment is. Whoever asks describes the regions, what can be done to
+each, and how to write a model with some of that done (`Subject`).
+
+1. The model is run as it is and with the whole of it treated in each way; the runtime's own profile
+   says how long each region takes.
+2. Each treatment of each region is tried alone, on a few samples: how much noise it makes in the
+   outputs. Noise of small, unrelated errors adds up, so the sum over a plan foretells the plan's.
+3. From the fastest plan, the move that takes away most noise for the time it costs is made again and
+   again, down to the untouched model. The first plan on that way that keeps the budget in
+   whole-model runs is found by bisection (`Search.descend`), and regions are put back where the
+   budget still holds.
+4. The last word have samples that nothing was chosen by, and a paired race against the untouched
+   model. A plan that fails there is given up for one further down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from onnxopt.accuracy import Fidelity, Score, fidelity
+from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
+from onnxopt.runtime.statistics import Ratio, ratio
+from onnxopt.runtime.trial import Feed, race
+from onnxopt.workbench import Effort, Workbench
+
+__all__ = ["Choices", "Finding", "Point", "Subject", "search"]
+
+#: A treatment for each region that gets one.
+Choices = Mapping[str, str]
+
+#: Samples that plans are chosen by, and those of them that a single region is tried on.
+_PROBES = 12
+_FEW = 4
+#: Seconds for trying regions alone.
+_PATIENCE: Mapping[Effort, float] = {"low": 10.0, "medium": 45.0, "high": 240.0}
+#: How many times it is tried to put a region back.
+_PUT_BACK: Mapping[Effort, int] = {"low": 0, "medium": 6, "high": 24}
+#: Other samples may be worse than those that a plan was chosen by, by so many dB.
+_MARGIN_DB = 0.4
+_PROFILED_RUNS = 5
+
+
+class Subject(Protocol):
+    """What is to be treated."""
+
+    def regions(self) -> Sequence[str]:
+        """The regions, by name."""
+
+    def treatments(self, region: str) -> Sequence[str]:
+        """What can be done to a region."""
+
+    def build(self, choices: Choices) -> contextlib.AbstractContextManager[pathlib.Path]:
+        """A model with these treatments, as a file that is there while the context lasts."""
+
+    def owner(self, kernel: str) -> str | None:
+        """The region that a kernel of the runtime, by name, belongs to."""
+
+    def bytes_saved(self, region: str, treatment: str) -> int:
+        """How much smaller a treatment makes the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A plan that was tried on whole-model runs.
+
+    Attributes:
+        treated: Regions that are treated.
+        treatments: How many regions have each treatment.
+        sqnr_db: Of the worst output, on the samples that plans are chosen by.
+        speed: Times faster than the untouched model; None where it was not timed.
+        objection: Why it is over the budget, or empty.
+    """
+
+    treated: int
+    treatments: dict[str, int]
+    sqnr_db: float
+    speed: float | None
+    objection: str
+
+
+@dataclasses.dataclass
+class Finding:
+    """What came out.
+
+    Attributes:
+        choices: The best plan; empty when nothing helps within the budget.
+        reason: Why nothing helps, else empty.
+        speed: The plan's paired ratio to the untouched model.
+        fidelity: How true it is on samples that nothing was chosen by.
+        curve: All whole plans that were tried.
+        noise: Relative noise power of each treatment alone, by region and treatment.
+        gain: Seconds that each treatment saves, by region and treatment.
+        left: Why a region is left alone, by region.
+    """
+
+    choices: dict[str, str]
+    reason: str = ""
+    speed: Ratio | None = None
+    fidelity: Fidelity | None = None
+    curve: list[Point] = dataclasses.field(default_factory=list)
+    noise: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+    gain: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+    left: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def search(subject: Subject, bench: Workbench) -> Finding:
+    """Find the best plan within the budget."""
+    return _Search(subject, bench).run()
+
+
+class _Search:
+    def __init__(self, subject: Subject, bench: Workbench) -> None:
+        self._subject, self._bench = subject, bench
+        self._worker = bench.worker
+        self._finding = Finding({})
+        self._probes = bench.calibration.first(_PROBES)
+        with subject.build({}) as path:
+            self._names, self._expected = self._outputs(path, self._probes)
+        self._tried: dict[tuple[tuple[str, str], ...], Fidelity | None] = {}
+
+    def run(self) -> Finding:
+        finding, regions = self._finding, list(self._subject.regions())
+        if not regions:
+            finding.reason = "there is nothing to treat"
+            return finding
+        self._measure_gains(regions)
+        self._measure_noise(regions)
+        fastest = self._fastest(regions)
+        if not fastest:
+            finding.reason = "no treatment of any region is faster"
+            return finding
+        way = self._descend(fastest)
+        self._choose(way)
+        for region in regions:
+            if region not in finding.choices and region not in finding.left:
+                finding.left[region] = self._why_left(region)
+        return finding
+
+    # What treatments gain
+
+    def _measure_gains(self, regions: Sequence[str]) -> None:
+        """Time regions in the untouched model and in the wholly treated ones, by the profile."""
+        bench, finding = self._bench, self._finding
+        bench.on_step("timing regions")
+        untouched = self._profile({})
+        kinds = sorted({kind for each in regions for kind in self._subject.treatments(each)})
+        for kind in kinds:
+            choices = {
+                region: kind for region in regions if kind in self._subject.treatments(region)
+            }
+            treated = self._profile(choices)
+            if treated is None:
+                continue
+            for region in choices:
+                saved = (untouched or {}).get(region, 0.0) - treated.get(region, 0.0)
+                finding.gain[region, kind] = self._worth(region, kind, saved)
+
+    def _worth(self, region: str, kind: str, seconds: float) -> float:
+        """What a treatment is worth, in seconds or bytes or a mixture, after the user's goal."""
+        saved = self._subject.bytes_saved(region, kind)
+        if self._bench.goal == "size":
+            return float(saved)
+        # Balanced: a megabyte is worth 50 microseconds.
+        return seconds + (saved * 5e-11 if self._bench.goal == "balanced" else 0.0)
+
+    def _profile(self, choices: Choices) -> dict[str, float] | None:
+        """Seconds of one run by region; None when the runtime refuses the model."""
+        with self._subject.build(choices) as path:
+            try:
+                info = self._worker.open(path, threads=self._bench.threads, profile=True)
+                try:
+                    for _ in range(_PROFILED_RUNS):
+                        self._worker.run(info.session, self._probes[0])
+                    kernels = self._worker.kernels(info.session)
+                finally:
+                    self._worker.close(info.session)
+            except (RuntimeRefusalError, RuntimeCrashError):
+                return None
+        spent: dict[str, float] = {}
+        for kernel in kernels:
+            owner = self._subject.owner(kernel.node)
+            if owner is not None:
+                spent[owner] = spent.get(owner, 0.0) + kernel.seconds / _PROFILED_RUNS
+        return spent
+
+    # What treatments cost
+
+    def _measure_noise(self, regions: Sequence[str]) -> None:
+        """Try each treatment alone; those that save most first, until patience is at its end."""
+        finding = self._finding
+        pairs = [(region, kind) for region in regions for kind in self._subject.treatments(region)]
+        pairs = [pair for pair in pairs if finding.gain.get(pair, 0.0) > 0]
+        pairs.sort(key=lambda pair: -finding.gain[pair])
+        end = time.perf_counter() + _PATIENCE[self._bench.effort]
+        for number, (region, kind) in enumerate(pairs, start=1):
+            if time.perf_counter() > end:
+                break
+            self._bench.on_step(f"trying regions alone, {number} of {len(pairs)}")
+            found = self._fidelity({region: kind}, self._probes[:_FEW])
+            finding.noise[region, kind] = math.inf if found is None else _noise(found)
+        known = sorted(noise for noise in finding.noise.values() if noise < math.inf)
+        typical = known[len(known) // 2] if known else 1.0
+        for pair in pairs:
+            finding.noise.setdefault(pair, typical)
+
+    def _fidelity(self, choices: Choices, feeds: Sequence[Feed]) -> Fidelity | None:
+        """How true a plan is; None when the runtime refuses the model."""
+        with self._subject.build(choices) as path:
+            try:
+                _, actual = self._outputs(path, feeds)
+            except (RuntimeRefusalError, RuntimeCrashError):
+                return None
+            found = fidelity(self._expected[: len(feeds)], actual, self._names)
+            return self._scored(found, path) if len(feeds) > _FEW else found
+
+    def _scored(self, found: Fidelity, path: pathlib.Path) -> Fidelity:
+        evaluate = self._bench.budget.evaluate
+        if evaluate is None:
+            return found
+        before = self._bench.memory.get("score of the original")
+        if before is None:
+            before = evaluate(str(self._bench.source))
+            self._bench.memory["score of the original"] = before
+        return dataclasses.replace(found, score=Score(before, evaluate(str(path))))
+
+    def _outputs(
+        self, path: pathlib.Path, feeds: Sequence[Feed]
+    ) -> tuple[list[str], list[list[Any]]]:
+        info = self._worker.open(path, threads=self._bench.threads)
+        try:
+            return (
+                [port.name for port in info.outputs],
+                [self._worker.run(info.session, feed) for feed in feeds],
+            )
+        finally:
+            self._worker.close(info.session)
+
+    # The way from the fastest plan to the untouched model
+
+    def _fastest(self, regions: Sequence[str]) -> dict[str, str]:
+        """The treatment of each region that saves most, where one saves anything."""
+        finding, chosen = self._finding, {}
+        for region in regions:
+            kinds = [
+                kind
+                for kind in self._subject.treatments(region)
+                if finding.gain.get((region, kind), 0.0) > 0
+                and finding.noise.get((region, kind), math.inf) < math.inf
+            ]
+            if kinds:
+                chosen[region] = max(kinds, key=lambda kind: finding.gain[region, kind])
+            else:
+                finding.left[region] = "no treatment of it is faster here"
+        return chosen
+
+    def _descend(self, fastest: dict[str, str]) -> list[dict[str, str]]:
+        """Plans from the fastest down to the untouched one, each by the best next move."""
+        finding = self._finding
+        way, plan = [dict(fastest)], dict(fastest)
+        while plan:
+            region, kind = max(self._moves(plan), key=lambda move: self._rate(plan, *move))
+            if kind is None:
+                del plan[region]
+            else:
+                plan[region] = kind
+            way.append(dict(plan))
+        return way
+
+    def _moves(self, plan: Choices) -> list[tuple[str, str | None]]:
+        """Changes of one region that make less noise."""
+        noise = self._finding.noise
+        moves: list[tuple[str, str | None]] = []
+        for region, now in plan.items():
+            moves.append((region, None))
+            moves.extend(
+                (region, kind)
+                for kind in self._subject.treatments(region)
+                if noise.get((region, kind), math.inf) < noise[region, now]
+                and self._finding.gain.get((region, kind), 0.0) > 0
+            )
+        return moves
+
+    def _rate(self, plan: Choices, region: str, kind: str | None) -> float:
+        """Noise that a move takes away for what it costs."""
+        noise, gain = self._finding.noise, self._finding.gain
+        now = plan[region]
+        less = noise[region, now] - (0.0 if kind is None else noise[region, kind])
+        cost = gain[region, now] - (0.0 if kind is None else gain[region, kind])
+        return less / max(cost, 1e-12)
+
+    # Whole plans
+
+    def _choose(self, way: Sequence[dict[str, str]]) -> None:
+        """The first plan on the way that keeps the budget everywhere and is faster."""
+        finding, start = self._finding, 0
+        margin = _MARGIN_DB
+        while start < len(way) - 1:
+            index = self._first_good(way, start, margin)
+            if not way[index]:
+                break
+            plan = self._put_back(way, index, margin)
+            objection = self._last_word(plan)
+            if objection is None:
+                finding.choices = plan
+                return
+            finding.reason = objection
+            if finding.speed is not None and not finding.speed.is_faster:
+                return  # plans further down save less
+            start, margin = index + max(1, (len(way) - index) // 16), margin + _MARGIN_DB
+        finding.choices = {}
+        finding.reason = finding.reason or "every plan is over the budget"
+
+    def _first_good(self, way: Sequence[dict[str, str]], start: int, margin: float) -> int:
+        """Bisect: the first plan from ``start`` that keeps the budget with a margin."""
+        low, high = start - 1, len(way) - 1
+        while high - low > 1:
+            middle = (low + high) // 2 if low >= start else start if high > start else high
+            if middle in (low, high):
+                break
+            if self._keeps_budget(way[middle], margin):
+                high = middle
+            else:
+                low = middle
+        return high
+
+    def _put_back(
+        self, way: Sequence[dict[str, str]], index: int, margin: float
+    ) -> dict[str, str]:
+        """Try to treat again what was given up for little."""
+        plan, gain = dict(way[index]), self._finding.gain
+        given_up = [region for region in way[0] if plan.get(region) != way[0][region]]
+        given_up.sort(key=lambda region: -gain[region, way[0][region]])
+        tries = _PUT_BACK[self._bench.effort]
+        for region in given_up[1 : tries + 1]:
+            tried = {**plan, region: way[0][region]}
+            if self._keeps_budget(tried, margin):
+                plan = tried
+        return plan
+
+    def _keeps_budget(self, plan: dict[str, str], margin: float) -> bool:
+        key = tuple(sorted(plan.items()))
+        if key not in self._tried:
+            self._bench.on_step(f"trying a plan with {len(plan)} regions")
+            self._tried[key] = self._fidelity(plan, self._probes)
+        found = self._tried[key]
+        if found is None:
+            return False
+        budget = self._bench.budget
+        if budget.min_sqnr is not None:
+            budget = dataclasses.replace(budget, min_sqnr=budget.min_sqnr + margin)
+        objection = budget.objection(found)
+        counts: dict[str, int] = {}
+        for kind in plan.values():
+            counts[kind] = counts.get(kind, 0) + 1
+        self._finding.curve.append(
+            Point(len(plan), counts, found.sqnr_db, None, objection or "")
+        )
+        return objection is None
+
+    def _last_word(self, plan: dict[str, str]) -> str | None:
+        """What held-out samples and a race against the untouched model have against a plan."""
+        bench, finding = self._bench, self._finding
+        bench.on_step("checking the plan on other samples")
+        feeds = bench.held_out.first(64)
+        with self._subject.build({}) as before, self._subject.build(plan) as after:
+            names, expected = self._outputs(before, feeds)
+            _, actual = self._outputs(after, feeds)
+            finding.fidelity = self._scored(fidelity(expected, actual, names), after)
+            objection = bench.budget.objection(finding.fidelity)
+            if objection is not None:
+                return objection
+            samples = race(
+                self._worker,
+                [before, after],
+                self._probes[0],
+                threads=bench.threads,
+                seconds=bench.seconds,
+            )
+        finding.speed = ratio(*samples)
+        key = Point(len(plan), {}, finding.fidelity.sqnr_db, finding.speed.median, "")
+        finding.curve.append(key)
+        if bench.goal != "size" and not finding.speed.is_faster:
+            return f"the best plan runs at {finding.speed.median:.2f}x"
+        return None
+
+    def _why_left(self, region: str) -> str:
+        noise = self._finding.noise
+        known = [noise[pair] for pair in noise if pair[0] == region and noise[pair] < math.inf]
+        if not self._finding.choices:
+            return self._finding.reason
+        if not known or min(known) <= 0:
+            return "leaving it alone is faster"
+        return f"in 8 bits it alone takes the output to {-10 * math.log10(min(known)):.1f} dB"
+
+
+def _noise(found: Fidelity) -> float:
+    """Noise power relative to the signal's, summed over outputs."""
+    return sum(
+        math.inf if each.mismatch else 10 ** (-each.sqnr_db / 10) for each in found.outputs
+    )
+
+
+_Step = Callable[[str], None]

@@ -1,0 +1,95 @@
+"""Products that quantize their input when the model runs.
+
+DynamicQuantizeLinear, MatMulInteger, Cast, Mul with the scales, Add: ONNX Runtime makes one kernel of
+all that (DynamicQuantizeMatMul), or two where several products read one input.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.passes.quantize.editing import Editor
+from onnxopt.passes.quantize.weights import Weights
+from onnxopt.regions import Product
+
+__all__ = ["lower_dynamic"]
+
+
+def lower_dynamic(
+    editor: Editor, product: Product, weights: Weights, bias: np.ndarray[Any, Any] | None
+) -> None:
+    """Put the 8-bit form of a MatMul or Gemm in its place; the old nodes are left unread."""
+    node, name = product.node, product.key
+    numbers, scale, zero = _quantized(editor, product)
+    (total,) = editor.node(
+        "MatMulInteger",
+        [
+            numbers,
+            editor.constant(weights.numbers, f"{name}_weight_quantized"),
+            zero,
+            editor.constant(np.zeros(len(weights.scales), np.int8), f"{name}_weight_zero_point"),
+        ],
+        name=f"{name}_integer",
+        before=node,
+        dtype=ir.DataType.INT32,
+        like=node.outputs[0],
+    )
+    (wide,) = editor.node(
+        "Cast",
+        [total],
+        {"to": ir.DataType.FLOAT.value},
+        name=f"{name}_wide",
+        before=node,
+        dtype=ir.DataType.FLOAT,
+        like=node.outputs[0],
+    )
+    (scales,) = editor.node(
+        "Mul",
+        [scale, editor.constant(weights.scales, f"{name}_weight_scale")],
+        name=f"{name}_scales",
+        before=node,
+        dtype=ir.DataType.FLOAT,
+    )
+    old = product.unclamped
+    (result,) = editor.node(
+        "Mul",
+        [wide, scales],
+        name=f"{name}_scaled",
+        before=node,
+        dtype=ir.DataType.FLOAT,
+        like=old,
+    )
+    if bias is not None:
+        (result,) = editor.node(
+            "Add",
+            [result, editor.constant(bias, f"{name}_bias")],
+            name=f"{name}_biased",
+            before=node,
+            dtype=ir.DataType.FLOAT,
+            like=old,
+        )
+    editor.take_over(old, result)
+
+
+def _quantized(editor: Editor, product: Product) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Numbers, scale and zero point of the input; worked out once for all that read it."""
+    value = product.activation
+    for reader, _ in value.uses():
+        if reader.op_type == "DynamicQuantizeLinear" and reader.graph is product.node.graph:
+            first, second, third = reader.outputs
+            return first, second, third
+    outputs = editor.node(
+        "DynamicQuantizeLinear",
+        [value],
+        name=f"{value.name}_dynamic",
+        before=product.node,
+        outputs=3,
+    )
+    types = (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8)
+    for output, dtype in zip(outputs, types, strict=True):
+        output.type = ir.TensorType(dtype)
+    first, second, third = outputs
+    return first, second, third

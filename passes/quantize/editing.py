@@ -1,0 +1,108 @@
+"""Putting nodes into a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxopt.rewriting import Context
+
+__all__ = ["Editor"]
+
+
+class Editor:
+    """Adds nodes and constants to the main graph of a model.
+
+    Args:
+        model: The model, which is changed.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model, self.graph = model, model.graph
+        self._context = Context(model)
+        self._constants: dict[Any, ir.Value] = {}
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: dict[str, Any] | None = None,
+        *,
+        name: str,
+        before: ir.Node | None = None,
+        after: ir.Node | None = None,
+        dtype: ir.DataType | None = None,
+        like: ir.Value | None = None,
+        outputs: int = 1,
+    ) -> Sequence[ir.Value]:
+        """Insert a node before or behind another one, or at the end, and return its outputs.
+
+        Args:
+            op_type: Operator of the standard domain.
+            inputs: Its inputs.
+            attributes: Python values by name.
+            name: What the node and its outputs are called, less a suffix where that is taken.
+            before: Insert before this node.
+            after: Insert behind this node.
+            dtype: Element type of the output.
+            like: A value that has the shape of the output.
+            outputs: How many outputs it has.
+        """
+        node = ir.node(op_type, inputs, attributes or {}, num_outputs=outputs)
+        node.name = self._context.unique_name(name)
+        for output in node.outputs:
+            output.name = self._context.unique_name(name)
+            if dtype is not None:
+                output.type = ir.TensorType(dtype)
+            if like is not None and like.shape is not None:
+                output.shape = like.shape.copy()
+        if before is not None:
+            self.graph.insert_before(before, node)
+        elif after is not None:
+            self.graph.insert_after(after, node)
+        else:
+            self.graph.append(node)
+        return node.outputs
+
+    def constant(self, array: np.ndarray[Any, Any], name: str) -> ir.Value:
+        """An initializer; one that is there already where an equal one was asked for."""
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape))
+            value = ir.Value(name=self._context.unique_name(name), const_value=tensor)
+            tensor.name = value.name
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(array.shape)
+            self.graph.register_initializer(value)
+            self._constants[key] = value
+        return self._constants[key]
+
+    def take_over(self, old: ir.Value, new: ir.Value) -> None:
+        """Let a new value be read, and be the graph's output, in place of an old one."""
+        if old.is_graph_output():
+            name = old.name
+            old.name = self._context.unique_name(f"{name}_float")
+            new.name = name
+            new.type = old.type
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+    def remove_unread(self, nodes: Sequence[ir.Node]) -> None:
+        """Remove nodes whose outputs nobody reads, and initializers that only they read."""
+        for node in nodes:
+            if node.graph is None or any(
+                value.uses() or value.is_graph_output() for value in node.outputs
+            ):
+                continue
+            inputs = [value for value in node.inputs if value is not None]
+            self.graph.remove(node, safe=True)
+            self.remove_unread(
+                [made for value in inputs if (made := value.producer()) is not None]
+            )
+
+    def remove_unread_initializers(self) -> None:
+        """Remove initializers that nothing reads any more."""
+        for name, value in list(self.graph.initializers.items()):
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                del self.graph.initializers[name]

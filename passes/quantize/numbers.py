@@ -1,0 +1,36 @@
+"""The numbers that a plan is carried out with: ranges of tensors, weights and biases."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from onnxopt.passes.quantize.weights import Weights
+from onnxopt.regions import Product
+
+__all__ = ["Numbers", "Range"]
+
+Range = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """What calibration found and recovery worked out.
+
+    Attributes:
+        signed: int8 activations rather than uint8.
+        ranges: What each tensor should cover, by name.
+        weights: Makes the 8-bit weights of a product.
+        biases: Corrected biases, by key of the product; the model's own where there is none.
+    """
+
+    signed: bool
+    ranges: Mapping[str, Range]
+    weights: Callable[[Product], Weights]
+    biases: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def bias(self, product: Product) -> np.ndarray | None:
+        """The bias of a product."""
+        return self.biases.get(product.key, product.bias)
