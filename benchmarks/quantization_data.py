@@ -87,7 +87,8 @@ def _lines(folder: Path, which: range) -> Iterator[NDArray[np.uint8]]:
 
 
 def _ocr_scaled(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return ((image.astype(np.float32) / 255 - 0.5) / 0.5).transpose(2, 0, 1)[None]
+    scaled = (image.astype(np.float32) / 255 - 0.5) / 0.5
+    return np.asarray(scaled.transpose(2, 0, 1)[None], np.float32)
 
 
 def _fitted(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
@@ -180,7 +181,7 @@ def write(model: str, folder: Path, which: range, target: Path) -> None:
     """Write inputs as a folder of ``.npz`` files, one feed each, for ``--data``."""
     target.mkdir(parents=True, exist_ok=True)
     for index, feed in zip(which, feeds(model, folder, which), strict=True):
-        np.savez(target / f"{index:04}.npz", **feed)  # type: ignore[arg-type]
+        np.savez(target / f"{index:04}.npz", **feed)
 
 
 def main() -> None:

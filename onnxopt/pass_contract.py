@@ -92,6 +92,8 @@ class Pass(ir.passes.InPlacePass):
         kind: What it does to the numbers.
         Options: A frozen dataclass of typed options, all with defaults.
         needs_data: Whether it cannot work without samples of the user's.
+        raises_opset: Whether it may raise opset versions and import domains, where what it puts in
+            needs that.
         settles: Whether one run leaves the pass nothing to do until something else changes the
             model. If not, it runs again in the next round.
         max_rewrites: Stop after so many rewrites; how `bisect` finds the one that breaks a model.
@@ -103,6 +105,7 @@ class Pass(ir.passes.InPlacePass):
     kind: ClassVar[Kind] = Kind.EXACT
     settles: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
+    raises_opset: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, options: Any = None) -> None:

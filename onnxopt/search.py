@@ -7,22 +7,22 @@ each, and how to write a model with some of that done (`Subject`).
    says how long each region takes.
 2. Each treatment of each region is tried alone, on a few samples: how much noise it makes in the
    outputs. Noise of small, unrelated errors adds up, so the sum over a plan foretells the plan's.
-3. From the fastest plan, the move that takes away most noise for the time it costs is made again and
-   again, down to the untouched model. The first plan on that way that keeps the budget in
-   whole-model runs is found by bisection (`Search.descend`), and regions are put back where the
-   budget still holds.
+3. From the fastest plan, the move that takes away most noise for the time it costs is made again
+   and again, down to the untouched model. The first plan on that way that keeps the budget in
+   whole-model runs is found by bisection, and regions are put back where the budget still holds.
 4. The last word have samples that nothing was chosen by, and a paired race against the untouched
    model. A plan that fails there is given up for one further down.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from onnxopt.accuracy import Fidelity, Score, fidelity
@@ -45,7 +45,10 @@ _PATIENCE: Mapping[Effort, float] = {"low": 10.0, "medium": 45.0, "high": 240.0}
 _PUT_BACK: Mapping[Effort, int] = {"low": 0, "medium": 6, "high": 24}
 #: Other samples may be worse than those that a plan was chosen by, by so many dB.
 _MARGIN_DB = 0.4
-_PROFILED_RUNS = 5
+#: A profile is of so many runs, and of as many as go into so many seconds.
+_LEAST_RUNS, _MOST_RUNS, _PROFILE_SECONDS = 10, 200, 0.3
+#: A race whose outcome is not certain is run again, for so many times as long.
+_LONGER = 4.0
 
 
 class Subject(Protocol):
@@ -65,6 +68,16 @@ class Subject(Protocol):
 
     def bytes_saved(self, region: str, treatment: str) -> int:
         """How much smaller a treatment makes the file."""
+
+    def borders(self) -> Sequence[tuple[str, str, int]]:
+        """Regions that hand numbers to one another, and how many numbers.
+
+        Where one of the two has a treatment of `crossing_costs` and the other has none, these
+        numbers have to be converted.
+        """
+
+    def crosses(self, first: str | None, second: str | None) -> bool:
+        """Whether numbers are converted between regions with these treatments; None is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +138,13 @@ class _Search:
         with subject.build({}) as path:
             self._names, self._expected = self._outputs(path, self._probes)
         self._tried: dict[tuple[tuple[str, str], ...], Fidelity | None] = {}
+        #: Seconds of regions by treatment, "" for none.
+        self._seconds: dict[tuple[str, str], float] = {}
+        self._crossing_seconds = 0.0
+        self._neighbours: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
+        for first, second, count in subject.borders():
+            self._neighbours[first].append((second, count))
+            self._neighbours[second].append((first, count))
 
     def run(self) -> Finding:
         finding, regions = self._finding, list(self._subject.regions())
@@ -132,11 +152,11 @@ class _Search:
             finding.reason = "there is nothing to treat"
             return finding
         self._measure_gains(regions)
-        self._measure_noise(regions)
         fastest = self._fastest(regions)
         if not fastest:
             finding.reason = "no treatment of any region is faster"
             return finding
+        self._measure_noise(fastest)
         way = self._descend(fastest)
         self._choose(way)
         for region in regions:
@@ -148,20 +168,49 @@ class _Search:
 
     def _measure_gains(self, regions: Sequence[str]) -> None:
         """Time regions in the untouched model and in the wholly treated ones, by the profile."""
-        bench, finding = self._bench, self._finding
+        bench, subject, finding = self._bench, self._subject, self._finding
         bench.on_step("timing regions")
-        untouched = self._profile({})
-        kinds = sorted({kind for each in regions for kind in self._subject.treatments(each)})
+        untouched, _ = self._profile({}) or ({}, 0.0)
+        kinds = sorted({kind for each in regions for kind in subject.treatments(each)})
         for kind in kinds:
-            choices = {
-                region: kind for region in regions if kind in self._subject.treatments(region)
-            }
-            treated = self._profile(choices)
-            if treated is None:
+            choices = {region: kind for region in regions if kind in subject.treatments(region)}
+            profile = self._profile(choices)
+            if profile is None:
                 continue
             for region in choices:
-                saved = (untouched or {}).get(region, 0.0) - treated.get(region, 0.0)
+                saved = untouched.get(region, 0.0) - profile[0].get(region, 0.0)
                 finding.gain[region, kind] = self._worth(region, kind, saved)
+                self._seconds[region, kind] = profile[0].get(region, 0.0)
+        self._seconds.update({(region, ""): untouched.get(region, 0.0) for region in regions})
+        self._measure_crossing(regions)
+
+    def _measure_crossing(self, regions: Sequence[str]) -> None:
+        """Seconds that it takes to convert one number, from a plan that converts many of them.
+
+        Every other region is treated; what the model then takes longer than its regions and what is
+        common to all plans is what the borders take.
+        """
+        fastest = self._best_kinds(regions)
+        plan = dict(list(fastest.items())[::2])
+        crossing = self._crossing(plan)
+        if not crossing or not self._subject.borders():
+            return
+        whole, mixed = self._profile(fastest), self._profile(plan)
+        if whole is None or mixed is None:
+            return
+        common = whole[1] - sum(whole[0].values())
+        own = sum(self._seconds.get((region, plan.get(region, "")), 0.0) for region in regions)
+        extra = crossing - self._crossing(fastest)
+        if extra > 0:
+            self._crossing_seconds = max(0.0, (mixed[1] - own - common) / extra)
+
+    def _crossing(self, plan: Choices) -> int:
+        """How many numbers are converted at borders under a plan."""
+        return sum(
+            count
+            for first, second, count in self._subject.borders()
+            if self._subject.crosses(plan.get(first), plan.get(second))
+        )
 
     def _worth(self, region: str, kind: str, seconds: float) -> float:
         """What a treatment is worth, in seconds or bytes or a mixture, after the user's goal."""
@@ -171,14 +220,17 @@ class _Search:
         # Balanced: a megabyte is worth 50 microseconds.
         return seconds + (saved * 5e-11 if self._bench.goal == "balanced" else 0.0)
 
-    def _profile(self, choices: Choices) -> dict[str, float] | None:
-        """Seconds of one run by region; None when the runtime refuses the model."""
+    def _profile(self, choices: Choices) -> tuple[dict[str, float], float] | None:
+        """Seconds of one run by region, and of all kernels; None when the runtime refuses it."""
         with self._subject.build(choices) as path:
             try:
                 info = self._worker.open(path, threads=self._bench.threads, profile=True)
                 try:
-                    for _ in range(_PROFILED_RUNS):
+                    end = time.perf_counter() + _PROFILE_SECONDS
+                    runs = 0
+                    while runs < _LEAST_RUNS or (runs < _MOST_RUNS and time.perf_counter() < end):
                         self._worker.run(info.session, self._probes[0])
+                        runs += 1
                     kernels = self._worker.kernels(info.session)
                 finally:
                     self._worker.close(info.session)
@@ -188,16 +240,20 @@ class _Search:
         for kernel in kernels:
             owner = self._subject.owner(kernel.node)
             if owner is not None:
-                spent[owner] = spent.get(owner, 0.0) + kernel.seconds / _PROFILED_RUNS
-        return spent
+                spent[owner] = spent.get(owner, 0.0) + kernel.undisturbed
+        return spent, sum(kernel.undisturbed for kernel in kernels)
 
     # What treatments cost
 
-    def _measure_noise(self, regions: Sequence[str]) -> None:
+    def _measure_noise(self, fastest: Choices) -> None:
         """Try each treatment alone; those that save most first, until patience is at its end."""
         finding = self._finding
-        pairs = [(region, kind) for region in regions for kind in self._subject.treatments(region)]
-        pairs = [pair for pair in pairs if finding.gain.get(pair, 0.0) > 0]
+        pairs = [
+            (region, kind)
+            for region in fastest
+            for kind in self._subject.treatments(region)
+            if kind == fastest[region] or finding.gain.get((region, kind), 0.0) > 0
+        ]
         pairs.sort(key=lambda pair: -finding.gain[pair])
         end = time.perf_counter() + _PATIENCE[self._bench.effort]
         for number, (region, kind) in enumerate(pairs, start=1):
@@ -245,25 +301,44 @@ class _Search:
 
     # The way from the fastest plan to the untouched model
 
-    def _fastest(self, regions: Sequence[str]) -> dict[str, str]:
-        """The treatment of each region that saves most, where one saves anything."""
-        finding, chosen = self._finding, {}
+    def _best_kinds(self, regions: Sequence[str]) -> dict[str, str]:
+        """The treatment of each region that saves most, or loses least."""
+        gain, chosen = self._finding.gain, {}
         for region in regions:
-            kinds = [
-                kind
-                for kind in self._subject.treatments(region)
-                if finding.gain.get((region, kind), 0.0) > 0
-                and finding.noise.get((region, kind), math.inf) < math.inf
-            ]
+            kinds = [kind for kind in self._subject.treatments(region) if (region, kind) in gain]
             if kinds:
-                chosen[region] = max(kinds, key=lambda kind: finding.gain[region, kind])
-            else:
-                finding.left[region] = "no treatment of it is faster here"
+                chosen[region] = max(kinds, key=lambda kind: gain[region, kind])
         return chosen
+
+    def _fastest(self, regions: Sequence[str]) -> dict[str, str]:
+        """The plan that should be fastest.
+
+        From all regions treated, those are left alone one by one with which more is lost than is
+        saved by not having to convert numbers around them.
+        """
+        plan = self._best_kinds(regions)
+        while plan:
+            region = min(plan, key=lambda each: self._cost(plan, each, None))
+            if self._cost(plan, region, None) >= 0:
+                break
+            del plan[region]
+            self._finding.left[region] = "no treatment of it is faster here"
+        return plan
+
+    def _cost(self, plan: Choices, region: str, kind: str | None) -> float:
+        """What is lost when a region's treatment becomes another one, in the unit of gains."""
+        gain, now = self._finding.gain, plan[region]
+        cost = gain[region, now] - (0.0 if kind is None else gain[region, kind])
+        if self._bench.goal == "size":
+            return cost
+        crosses = self._subject.crosses
+        for other, count in self._neighbours[region]:
+            before, after = crosses(now, plan.get(other)), crosses(kind, plan.get(other))
+            cost += (after - before) * count * self._crossing_seconds
+        return cost
 
     def _descend(self, fastest: dict[str, str]) -> list[dict[str, str]]:
         """Plans from the fastest down to the untouched one, each by the best next move."""
-        finding = self._finding
         way, plan = [dict(fastest)], dict(fastest)
         while plan:
             region, kind = max(self._moves(plan), key=lambda move: self._rate(plan, *move))
@@ -290,11 +365,11 @@ class _Search:
 
     def _rate(self, plan: Choices, region: str, kind: str | None) -> float:
         """Noise that a move takes away for what it costs."""
-        noise, gain = self._finding.noise, self._finding.gain
-        now = plan[region]
+        noise, now = self._finding.noise, plan[region]
         less = noise[region, now] - (0.0 if kind is None else noise[region, kind])
-        cost = gain[region, now] - (0.0 if kind is None else gain[region, kind])
-        return less / max(cost, 1e-12)
+        cost = self._cost(plan, region, kind)
+        # What costs nothing is best, and the more so the more noise it takes away.
+        return less / cost if cost > 1e-9 else less * 1e12
 
     # Whole plans
 
@@ -320,20 +395,18 @@ class _Search:
 
     def _first_good(self, way: Sequence[dict[str, str]], start: int, margin: float) -> int:
         """Bisect: the first plan from ``start`` that keeps the budget with a margin."""
-        low, high = start - 1, len(way) - 1
+        if self._keeps_budget(way[start], margin):
+            return start
+        low, high = start, len(way) - 1  # the last is the untouched model
         while high - low > 1:
-            middle = (low + high) // 2 if low >= start else start if high > start else high
-            if middle in (low, high):
-                break
+            middle = (low + high) // 2
             if self._keeps_budget(way[middle], margin):
                 high = middle
             else:
                 low = middle
         return high
 
-    def _put_back(
-        self, way: Sequence[dict[str, str]], index: int, margin: float
-    ) -> dict[str, str]:
+    def _put_back(self, way: Sequence[dict[str, str]], index: int, margin: float) -> dict[str, str]:
         """Try to treat again what was given up for little."""
         plan, gain = dict(way[index]), self._finding.gain
         given_up = [region for region in way[0] if plan.get(region) != way[0][region]]
@@ -360,9 +433,7 @@ class _Search:
         counts: dict[str, int] = {}
         for kind in plan.values():
             counts[kind] = counts.get(kind, 0) + 1
-        self._finding.curve.append(
-            Point(len(plan), counts, found.sqnr_db, None, objection or "")
-        )
+        self._finding.curve.append(Point(len(plan), counts, found.sqnr_db, None, objection or ""))
         return objection is None
 
     def _last_word(self, plan: dict[str, str]) -> str | None:
@@ -377,14 +448,18 @@ class _Search:
             objection = bench.budget.objection(finding.fidelity)
             if objection is not None:
                 return objection
-            samples = race(
-                self._worker,
-                [before, after],
-                self._probes[0],
-                threads=bench.threads,
-                seconds=bench.seconds,
-            )
-        finding.speed = ratio(*samples)
+            for seconds in (bench.seconds, _LONGER * bench.seconds):
+                samples = race(
+                    self._worker,
+                    [before, after],
+                    self._probes[0],
+                    threads=bench.threads,
+                    seconds=seconds,
+                )
+                finding.speed = ratio(*samples)
+                if not finding.speed.is_noise:
+                    break
+        assert finding.speed is not None
         key = Point(len(plan), {}, finding.fidelity.sqnr_db, finding.speed.median, "")
         finding.curve.append(key)
         if bench.goal != "size" and not finding.speed.is_faster:
@@ -398,14 +473,9 @@ class _Search:
             return self._finding.reason
         if not known or min(known) <= 0:
             return "leaving it alone is faster"
-        return f"in 8 bits it alone takes the output to {-10 * math.log10(min(known)):.1f} dB"
+        return f"alone it takes the output to {-10 * math.log10(min(known)):.1f} dB"
 
 
 def _noise(found: Fidelity) -> float:
     """Noise power relative to the signal's, summed over outputs."""
-    return sum(
-        math.inf if each.mismatch else 10 ** (-each.sqnr_db / 10) for each in found.outputs
-    )
-
-
-_Step = Callable[[str], None]
+    return sum(math.inf if each.mismatch else 10 ** (-each.sqnr_db / 10) for each in found.outputs)

@@ -46,6 +46,7 @@ _LOCATIONS = {
     "fuse-layer-norm": "fuse_layer_norm:FuseLayerNorm",
     "fuse-softmax": "fuse_softmax:FuseSoftmax",
     "sparsify": "sparsify:Sparsify",
+    "quantize": "quantize:Quantize",
     "decode-weights": "decode_weights:DecodeWeights",
     "compact-weights": "compact_weights:CompactWeights",
 }

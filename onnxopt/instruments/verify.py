@@ -306,7 +306,8 @@ class VerifyEach(Instrument):
 class KeepInterface(Instrument):
     """Checks after every pass that inputs, outputs, opset imports and metadata are the same.
 
-    Element types and shapes of outputs may be refined meanwhile; they are put back when saving.
+    Element types and shapes of outputs may be refined meanwhile; they are put back when saving. A
+    pass that says so may raise opset versions.
     """
 
     def __init__(self, interface: Interface) -> None:
@@ -315,9 +316,21 @@ class KeepInterface(Instrument):
     def after_pass(self, pass_: Pass, model: ir.Model, report: PassReport) -> None:
         """Raise `PassRejectedError` when something is not."""
         if report.outcome.modified:
+            if pass_.raises_opset:
+                self._before = _with_raised_opsets(self._before, model)
             change = self._before.difference(_without_types(Interface.of(model)))
             if change is not None:
                 raise PassRejectedError(pass_.name, Objection("interface", change))
+
+
+def _with_raised_opsets(interface: Interface, model: ir.Model) -> Interface:
+    """The interface with the model's opset versions, where they are higher, and new domains."""
+    known = dict(interface.opset_imports)
+    raised = {
+        domain: max(version, known.get(domain, version))
+        for domain, version in model.opset_imports.items()
+    }
+    return dataclasses.replace(interface, opset_imports=tuple(sorted({**known, **raised}.items())))
 
 
 def _without_types(interface: Interface) -> Interface:

@@ -1,8 +1,8 @@
 """How values travel between products without leaving 8 bits.
 
 From the selectors of ONNX Runtime's CPU provider (``qdq_selector_action_transformer.cc``): what it
-fuses with the DequantizeLinear before and the QuantizeLinear behind a node. Softmax, AveragePool and
-LeakyRelu have 8-bit kernels too, which are slower than leaving 8 bits for them, and LayerNorm,
+fuses with the DequantizeLinear before and the QuantizeLinear behind a node. Softmax, AveragePool
+and LeakyRelu have 8-bit kernels too, which are slower than leaving 8 bits for them, and LayerNorm,
 GELU and the like have none.
 """
 
@@ -23,7 +23,17 @@ __all__ = ["Follower", "FollowerKind", "follower"]
 
 #: Output has the scale and zero point of the input.
 _PASS_THROUGH = frozenset(
-    "Reshape Transpose Squeeze Unsqueeze Flatten Expand Gather Slice MaxPool".split()
+    [
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Expand",
+        "Gather",
+        "Slice",
+        "MaxPool",
+    ]
 )
 _MOST_CONSTANTS = 1 << 16
 
@@ -136,6 +146,4 @@ def _uniform_batch_norm(node: ir.Node) -> Follower | None:
         return None
     if np.ptp(summand) > 1e-6 * max(abs(summand[0]), abs(factor[0])):
         return None
-    return Follower(
-        node, FollowerKind.AFFINE, (0,), (), float(factor[0]), float(summand[0])
-    )
+    return Follower(node, FollowerKind.AFFINE, (0,), (), float(factor[0]), float(summand[0]))

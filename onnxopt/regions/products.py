@@ -113,7 +113,7 @@ def clamp_after(value: ir.Value) -> Clamp | None:
     """The Relu or Clip that alone reads a value."""
     if not has_one_use(value):
         return None
-    node, index = value.uses()[0]
+    ((node, index),) = value.uses()
     if index != 0 or not is_standard(node) or node.graph is not value.graph:
         return None
     if node.op_type == "Relu":
@@ -208,7 +208,7 @@ def _added_bias(node: ir.Node, outputs: int) -> tuple[Array | None, ir.Node | No
     output = node.outputs[0]
     if not has_one_use(output):
         return None, None
-    add, index = output.uses()[0]
+    ((add, index),) = output.uses()
     if add.op_type != "Add" or not is_standard(add) or add.graph is not node.graph:
         return None, None
     other = add.inputs[1 - index]

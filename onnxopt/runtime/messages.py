@@ -50,11 +50,14 @@ class Kernel:
         node: Name of the node.
         op_type: Operator the runtime chose, such as ``FusedConv``.
         seconds: Time it took, all runs together.
+        undisturbed: Mean time of the faster half of them, in which other work on the machine hardly
+            shows; in one run.
     """
 
     node: str
     op_type: str
     seconds: float
+    undisturbed: float = 0.0
 
 
 class Watcher(Protocol):

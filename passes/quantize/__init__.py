@@ -1,0 +1,133 @@
+"""Quantize to 8 bits where that is faster and stays true."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any, ClassVar, Literal
+
+import onnx_ir as ir
+
+from onnxopt.model import light_proto
+from onnxopt.op_traits import Trait, has_trait
+from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
+from onnxopt.regions import Product, products
+from onnxopt.runtime.hardware import resolve_target
+from onnxopt.search import Finding, search
+from onnxopt.traversal import all_nodes
+from onnxopt.workbench import Workbench
+
+from .lowering import lower
+from .numbers import Numbers
+from .observing import numbers_for, observations_for, sizes_of
+from .opset import raise_opset
+from .plan import Mode, Plan
+from .trials import Trials
+
+__all__ = ["Quantize", "QuantizeOptions"]
+
+_SCHEMES: dict[str, tuple[Mode, ...]] = {
+    "auto": (Mode.STATIC, Mode.STATIC_INPUT, Mode.DYNAMIC),
+    "static": (Mode.STATIC, Mode.STATIC_INPUT),
+    "dynamic": (Mode.DYNAMIC,),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeOptions:
+    """How to quantize.
+
+    Attributes:
+        scheme: Ranges from calibration, of each run's own, or whichever is better.
+        float: Names of nodes that are to stay float.
+    """
+
+    scheme: Literal["auto", "static", "dynamic"] = "auto"
+    float: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Solution:
+    plan: Plan
+    numbers: Numbers
+    finding: Finding
+
+
+class Quantize(Pass):
+    """Compute convolutions and matrix products in 8 bits, where that is faster and stays true."""
+
+    name = "quantize"
+    kind = Kind.LOSSY
+    needs_data: ClassVar[bool] = True
+    raises_opset: ClassVar[bool] = True
+    Options = QuantizeOptions
+
+    def run(self, model: ir.Model) -> Outcome:
+        """See the class."""
+        outcome = Outcome(model, False)
+        bench = self.workbench
+        assert bench is not None, "the pass manager refuses passes that lack samples"
+        if _is_quantized(model):
+            outcome.refusals.append(Refusal(self.name, "the model is quantized already"))
+            return outcome
+        raised = model.clone()
+        raise_opset(raised)
+        found = self._candidates(raised, outcome)
+        if not found:
+            return outcome
+        key = (self.name, self.text, bench.target, _digest(model))
+        if key not in bench.memory:
+            bench.memory[key] = self._solve(raised, found, bench)
+        solution: _Solution = bench.memory[key]
+        self._report(solution, found, outcome)
+        if solution.plan.quantizes:
+            raise_opset(model)
+            outcome.rewritten.update(lower(model, solution.plan, solution.numbers))
+            outcome.modified = True
+        return outcome
+
+    def _candidates(self, model: ir.Model, outcome: Outcome) -> list[Product]:
+        found: list[Product] = []
+        kept = set(self.options.float)
+        for each in products(model.graph):
+            if not isinstance(each, Product):
+                node, reason = each
+                outcome.refusals.append(Refusal(node.op_type, reason, node.name or ""))
+            elif each.node.name in kept:
+                outcome.refusals.append(
+                    Refusal(each.node.op_type, "it is to stay float", each.node.name or "")
+                )
+            else:
+                outcome.matched[each.node.op_type] += 1
+                found.append(each)
+        return found
+
+    def _solve(self, model: ir.Model, found: list[Product], bench: Workbench) -> _Solution:
+        target = resolve_target(bench.target)
+        observations = observations_for(model, found, bench)
+        numbers = numbers_for(observations, found, target)
+        allowed = _SCHEMES[self.options.scheme]
+        trials = Trials(model, found, numbers, allowed, sizes_of(observations))
+        try:
+            finding = search(trials, bench)
+        finally:
+            trials.close()
+        plan = Plan({key: Mode(mode) for key, mode in finding.choices.items()})
+        return _Solution(plan, numbers, finding)
+
+    def _report(self, solution: _Solution, found: list[Product], outcome: Outcome) -> None:
+        finding = solution.finding
+        for product in found:
+            if solution.plan.mode(product.key) is Mode.FLOAT:
+                reason = finding.left.get(product.key, finding.reason)
+                node = product.node
+                outcome.refusals.append(Refusal(node.op_type, reason, node.name or product.key))
+
+
+def _is_quantized(model: ir.Model) -> bool:
+    return any(has_trait(node, Trait.QUANTIZATION) for node in all_nodes(model.graph))
+
+
+def _digest(model: ir.Model) -> str:
+    proto: Any = light_proto(model)
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()

@@ -1,7 +1,7 @@
 """Products that quantize their input when the model runs.
 
-DynamicQuantizeLinear, MatMulInteger, Cast, Mul with the scales, Add: ONNX Runtime makes one kernel of
-all that (DynamicQuantizeMatMul), or two where several products read one input.
+DynamicQuantizeLinear, MatMulInteger, Cast, Mul with the scales, Add: ONNX Runtime makes one kernel
+of all that (DynamicQuantizeMatMul), or two where several products read one input.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxopt.passes.quantize.editing import Editor
-from onnxopt.passes.quantize.weights import Weights
 from onnxopt.regions import Product
+
+from .editing import Editor
+from .weights import Weights
 
 __all__ = ["lower_dynamic"]
 
@@ -24,7 +25,7 @@ def lower_dynamic(
     """Put the 8-bit form of a MatMul or Gemm in its place; the old nodes are left unread."""
     node, name = product.node, product.key
     numbers, scale, zero = _quantized(editor, product)
-    (total,) = editor.node(
+    total = editor.node(
         "MatMulInteger",
         [
             numbers,
@@ -37,7 +38,7 @@ def lower_dynamic(
         dtype=ir.DataType.INT32,
         like=node.outputs[0],
     )
-    (wide,) = editor.node(
+    wide = editor.node(
         "Cast",
         [total],
         {"to": ir.DataType.FLOAT.value},
@@ -46,7 +47,7 @@ def lower_dynamic(
         dtype=ir.DataType.FLOAT,
         like=node.outputs[0],
     )
-    (scales,) = editor.node(
+    scales = editor.node(
         "Mul",
         [scale, editor.constant(weights.scales, f"{name}_weight_scale")],
         name=f"{name}_scales",
@@ -54,7 +55,7 @@ def lower_dynamic(
         dtype=ir.DataType.FLOAT,
     )
     old = product.unclamped
-    (result,) = editor.node(
+    result = editor.node(
         "Mul",
         [wide, scales],
         name=f"{name}_scaled",
@@ -63,7 +64,7 @@ def lower_dynamic(
         like=old,
     )
     if bias is not None:
-        (result,) = editor.node(
+        result = editor.node(
             "Add",
             [result, editor.constant(bias, f"{name}_bias")],
             name=f"{name}_biased",
@@ -81,15 +82,11 @@ def _quantized(editor: Editor, product: Product) -> tuple[ir.Value, ir.Value, ir
         if reader.op_type == "DynamicQuantizeLinear" and reader.graph is product.node.graph:
             first, second, third = reader.outputs
             return first, second, third
-    outputs = editor.node(
+    first, second, third = editor.nodes(
         "DynamicQuantizeLinear",
         [value],
+        (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8),
         name=f"{value.name}_dynamic",
         before=product.node,
-        outputs=3,
     )
-    types = (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8)
-    for output, dtype in zip(outputs, types, strict=True):
-        output.type = ir.TensorType(dtype)
-    first, second, third = outputs
     return first, second, third

@@ -36,36 +36,57 @@ class Editor:
         after: ir.Node | None = None,
         dtype: ir.DataType | None = None,
         like: ir.Value | None = None,
-        outputs: int = 1,
-    ) -> Sequence[ir.Value]:
-        """Insert a node before or behind another one, or at the end, and return its outputs.
+    ) -> ir.Value:
+        """Insert a node with one output before or behind another one, and return that.
 
         Args:
             op_type: Operator of the standard domain.
             inputs: Its inputs.
             attributes: Python values by name.
-            name: What the node and its outputs are called, less a suffix where that is taken.
+            name: What the node and its outputs are called, with a suffix where that is taken.
             before: Insert before this node.
             after: Insert behind this node.
             dtype: Element type of the output.
             like: A value that has the shape of the output.
-            outputs: How many outputs it has.
         """
-        node = ir.node(op_type, inputs, attributes or {}, num_outputs=outputs)
+        node = ir.node(op_type, inputs, attributes or {})
+        self._name(node, name)
+        (output,) = node.outputs
+        if dtype is not None:
+            output.type = ir.TensorType(dtype)
+        if like is not None and like.shape is not None:
+            output.shape = like.shape.copy()
+        self._insert(node, before, after)
+        return output
+
+    def nodes(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        dtypes: Sequence[ir.DataType],
+        *,
+        name: str,
+        before: ir.Node,
+    ) -> Sequence[ir.Value]:
+        """Insert a node with an output of each of these element types; see `node`."""
+        node = ir.node(op_type, inputs, num_outputs=len(dtypes))
+        self._name(node, name)
+        for output, dtype in zip(node.outputs, dtypes, strict=True):
+            output.type = ir.TensorType(dtype)
+        self._insert(node, before, None)
+        return node.outputs
+
+    def _name(self, node: ir.Node, name: str) -> None:
         node.name = self._context.unique_name(name)
         for output in node.outputs:
             output.name = self._context.unique_name(name)
-            if dtype is not None:
-                output.type = ir.TensorType(dtype)
-            if like is not None and like.shape is not None:
-                output.shape = like.shape.copy()
+
+    def _insert(self, node: ir.Node, before: ir.Node | None, after: ir.Node | None) -> None:
         if before is not None:
             self.graph.insert_before(before, node)
-        elif after is not None:
-            self.graph.insert_after(after, node)
         else:
-            self.graph.append(node)
-        return node.outputs
+            assert after is not None
+            self.graph.insert_after(after, node)
 
     def constant(self, array: np.ndarray[Any, Any], name: str) -> ir.Value:
         """An initializer; one that is there already where an equal one was asked for."""
@@ -97,9 +118,7 @@ class Editor:
                 continue
             inputs = [value for value in node.inputs if value is not None]
             self.graph.remove(node, safe=True)
-            self.remove_unread(
-                [made for value in inputs if (made := value.producer()) is not None]
-            )
+            self.remove_unread([made for value in inputs if (made := value.producer()) is not None])
 
     def remove_unread_initializers(self) -> None:
         """Remove initializers that nothing reads any more."""

@@ -19,14 +19,15 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.analysis.values import constant_array
-from onnxopt.passes.quantize.dynamic import lower_dynamic
-from onnxopt.passes.quantize.editing import Editor
-from onnxopt.passes.quantize.numbers import Numbers
-from onnxopt.passes.quantize.parameters import Parameters, for_range
-from onnxopt.passes.quantize.plan import Mode, Plan
-from onnxopt.passes.quantize.territory import Territory
-from onnxopt.passes.quantize.weights import quantize_bias
 from onnxopt.regions import Follower, FollowerKind, Product
+
+from .dynamic import lower_dynamic
+from .editing import Editor
+from .numbers import Numbers
+from .parameters import Parameters, for_range
+from .plan import Mode, Plan
+from .territory import Territory
+from .weights import quantize_bias
 
 __all__ = ["lower"]
 
@@ -115,11 +116,11 @@ class _Lowering:
             self._quantize_output(product.unclamped)
 
     def _subtract_bias(self, product: Product, bias: np.ndarray[Any, Any] | None) -> None:
-        """Subtract the negative bias: behind an Add, the runtime would make a float Gemm of both."""
+        """Subtract the negative bias; of an Add the runtime would make a float Gemm."""
         if bias is None:
             return
         old = product.unclamped
-        (result,) = self._editor.node(
+        result = self._editor.node(
             "Sub",
             [product.node.outputs[0], self._editor.constant(-bias, f"{product.key}_negative_bias")],
             name=f"{product.key}_biased",
@@ -159,7 +160,7 @@ class _Lowering:
         source, output = node.inputs[0], node.outputs[0]
         assert source is not None
         numbers = self._made[source]
-        (moved,) = self._editor.node(
+        moved = self._editor.node(
             node.op_type,
             [numbers, *node.inputs[1:]],
             {name: attribute.value for name, attribute in node.attributes.items()},
@@ -185,7 +186,7 @@ class _Lowering:
         unit = for_range(0.0, found.summand, self._numbers.signed)
         most = self._editor.constant(np.array(np.iinfo(unit.dtype).max, unit.dtype), "most")
         offset = self._dequantize(most, unit, node, f"{name}_offset")
-        (total,) = self._editor.node(
+        total = self._editor.node(
             "Add",
             [self._dequantize(self._made[source], scaled, node, f"{name}_slope"), offset],
             name=f"{name}_gate",
@@ -200,13 +201,12 @@ class _Lowering:
         source = node.inputs[0]
         assert source is not None
         gate = self._hard_sigmoid(found)
+        parameters = self._territory.parameters(source)
         unit = for_range(0.0, 1.0, self._numbers.signed)
-        (result,) = self._editor.node(
+        result = self._editor.node(
             "Mul",
             [
-                self._dequantize(
-                    self._made[source], self._territory.parameters(source), node, f"{source.name}_read"
-                ),
+                self._dequantize(self._made[source], parameters, node, f"{source.name}_read"),
                 self._dequantize(gate, unit, node, f"{output.name}_gate_read"),
             ],
             name=f"{output.name}_gated",
@@ -257,7 +257,7 @@ class _Lowering:
             assert clamp is not None
             self._replaced.append(clamp)
         parameters = self._territory.parameters(effective)
-        (numbers,) = self._editor.node(
+        numbers = self._editor.node(
             "QuantizeLinear",
             [value, *self._constants(parameters)],
             name=f"{effective.name}_quantized",
@@ -268,26 +268,28 @@ class _Lowering:
         self._made[effective] = numbers
 
     def _quantize(self, value: ir.Value, parameters: Parameters, before: ir.Node) -> ir.Value:
-        return self._editor.node(
+        numbers: ir.Value = self._editor.node(
             "QuantizeLinear",
             [value, *self._constants(parameters)],
             name=f"{value.name}_quantized",
             before=before,
             dtype=ir.DataType.INT8 if parameters.signed else ir.DataType.UINT8,
             like=value,
-        )[0]
+        )
+        return numbers
 
     def _dequantize(
         self, numbers: ir.Value, parameters: Parameters, before: ir.Node, name: str
     ) -> ir.Value:
-        return self._editor.node(
+        result: ir.Value = self._editor.node(
             "DequantizeLinear",
             [numbers, *self._constants(parameters)],
             name=name,
             before=before,
             dtype=ir.DataType.FLOAT,
             like=numbers,
-        )[0]
+        )
+        return result
 
     def _dequantized_constant(
         self, numbers: ir.Value, scales: np.ndarray[Any, Any], axis: int, name: str
@@ -295,7 +297,7 @@ class _Lowering:
         assert numbers.dtype is not None
         zeros = np.zeros(len(scales), numbers.dtype.numpy())
         first = self._graph[0]
-        return self._editor.node(
+        result: ir.Value = self._editor.node(
             "DequantizeLinear",
             [
                 numbers,
@@ -307,11 +309,14 @@ class _Lowering:
             before=first,
             dtype=ir.DataType.FLOAT,
             like=numbers,
-        )[0]
+        )
+        return result
 
     def _constants(self, parameters: Parameters) -> tuple[ir.Value, ir.Value]:
         scale = self._editor.constant(np.array(parameters.scale, np.float32), "scale")
-        zero = self._editor.constant(np.array(parameters.zero_point, parameters.dtype), "zero_point")
+        zero = self._editor.constant(
+            np.array(parameters.zero_point, parameters.dtype), "zero_point"
+        )
         return scale, zero
 
     def _let_float_readers_read(self, value: ir.Value, numbers: ir.Value) -> None:
@@ -327,7 +332,7 @@ class _Lowering:
         producer = numbers.producer()
         assert producer is not None
         parameters = self._territory.parameters(value)
-        (result,) = self._editor.node(
+        result = self._editor.node(
             "DequantizeLinear",
             [numbers, *self._constants(parameters)],
             name=f"{value.name}_float",

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from onnxopt.passes.quantize.weights import Weights
 from onnxopt.regions import Product
+
+from .weights import Weights
 
 __all__ = ["Numbers", "Range"]
 

@@ -66,14 +66,17 @@ def for_range(
         scale = min(scale, -low / zero)
     if steps - zero and high == bounds[1]:
         scale = min(scale, high / (steps - zero))
-    return Parameters(_float32(max(scale, _LEAST_SCALE)), least + zero, signed)
+    return Parameters(_float32(scale), least + zero, signed)
 
 
-def before_affine(after: Parameters, factor: float, summand: float) -> tuple[Parameters, Parameters]:
+def before_affine(
+    after: Parameters, factor: float, summand: float
+) -> tuple[Parameters, Parameters]:
     """Parameters of x and of y = factor x + summand that share their 8-bit numbers.
 
-    scale_x = scale_y / factor, and the zero points differ by summand / scale_y, which must be whole:
-    scale_y is made a little larger until it is. A summand of less than half a step is left away.
+    scale_x = scale_y / factor, and the zero points differ by summand / scale_y, which must be
+    whole: scale_y is made a little larger until it is. A summand of less than half a step is left
+    away.
 
     Returns:
         Those of x and of y.

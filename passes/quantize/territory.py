@@ -6,15 +6,14 @@ import math
 
 import onnx_ir as ir
 
-from onnxopt.passes.quantize.numbers import Numbers
-from onnxopt.passes.quantize.parameters import Parameters, before_affine, for_range
-from onnxopt.passes.quantize.plan import Mode, Plan
 from onnxopt.regions import Clamp, Follower, FollowerKind, Product, clamp_after, follower, products
+
+from .numbers import Numbers, Range
+from .parameters import Parameters, before_affine, for_range
+from .plan import Mode, Plan
 
 __all__ = ["MissingRangeError", "Territory"]
 
-#: Inputs of a Concat that differ in size by more than this lose too much under one scale.
-_UNLIKE = 16.0
 #: Kinds of followers whose output has a scale of its own.
 _OWN_SCALE = (FollowerKind.COMPUTE, FollowerKind.HARD_SWISH)
 #: A saturated value may be past the bound of a clamp by so much of itself.
@@ -99,8 +98,6 @@ class Territory:
             if affine is None:
                 return
             found = affine
-        if node.op_type == "Concat" and self._is_unlike(node):
-            return
         self.followers[node] = found
         if found.kind in _OWN_SCALE:
             self._own(output, clamp_after(output))
@@ -157,13 +154,9 @@ class Territory:
                 return True
         return False
 
-    def _is_unlike(self, node: ir.Node) -> bool:
-        """Whether a Concat puts numbers of very different sizes under one scale."""
-        sizes = [max(map(abs, self._range(value))) for value in node.inputs]
-        return max(sizes) > _UNLIKE * min(sizes)
-
-    def _range(self, value: ir.Value | None) -> tuple[float, float]:
+    def _range(self, value: ir.Value | None) -> Range:
         name = "" if value is None else value.name or ""
-        if name not in self._numbers.ranges:
+        found = self._numbers.ranges.get(name)
+        if found is None:
             raise MissingRangeError(name)
-        return self._numbers.ranges[name]
+        return found

@@ -17,6 +17,7 @@ the runtime keeps the channels-first layout; both orders are made safe.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -102,19 +103,24 @@ def least_scales(bias: Array, activation_scale: float) -> Array:
 
 def _rounded(rows: Array, scales: Array) -> Array:
     wide = scales.reshape(-1, *[1] * (rows.ndim - 1))
-    return np.clip(np.round(rows / wide), -_MOST, _MOST).astype(np.int8)
+    return np.ascontiguousarray(np.clip(np.round(rows / wide), -_MOST, _MOST), np.int8)
 
 
 def _is_depthwise(rows: Array, axis: int) -> bool:
     return axis == 0 and rows.ndim > 2 and rows.shape[1] == 1
 
 
-def _orders(rows: Array) -> list[Any]:
+def _orders(rows: Array) -> list[Callable[[Array], Array]]:
     """Ways to lay out each output's weights in a row, as kernels do."""
-    if rows.ndim == 2:
-        return [lambda each: each]
-    flat = lambda each: each.reshape(len(each), -1)  # noqa: E731
-    return [lambda each: flat(np.moveaxis(each, 1, -1)), flat]
+    return [_flat] if rows.ndim == 2 else [_channels_last, _flat]
+
+
+def _flat(rows: Array) -> Array:
+    return rows.reshape(len(rows), -1)
+
+
+def _channels_last(rows: Array) -> Array:
+    return _flat(np.moveaxis(rows, 1, -1))
 
 
 def _offends(flat: Array, limit: int) -> Array:
@@ -146,7 +152,7 @@ def _pair_safe(rows: Array, scales: Array, limit: int) -> tuple[Array, Array]:
 
 def _errors(rows: Array, numbers: Array, scales: Array) -> Array:
     wide = scales.reshape(-1, *[1] * (rows.ndim - 1))
-    return np.square(rows - numbers * wide).reshape(len(rows), -1).sum(axis=1)
+    return np.asarray(_flat(np.square(rows - numbers * wide)).sum(axis=1))
 
 
 def _cut(rows: Array, scales: Array, limit: int) -> Array:
@@ -160,7 +166,7 @@ def _cut(rows: Array, scales: Array, limit: int) -> Array:
     return numbers
 
 
-def _cut_pairs(numbers: Array, order: Any, limit: int) -> bool:
+def _cut_pairs(numbers: Array, order: Callable[[Array], Array], limit: int) -> bool:
     where = order(np.arange(numbers.size).reshape(numbers.shape))
     flat = numbers.reshape(-1)
     even = where.shape[1] // 2 * 2

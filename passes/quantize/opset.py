@@ -1,0 +1,46 @@
+"""Raise a model's opset as far as 8-bit nodes need it."""
+
+from __future__ import annotations
+
+import logging
+
+import onnx_ir as ir
+
+from onnxopt.errors import OnnxoptError
+
+__all__ = ["PER_CHANNEL_OPSET", "raise_opset"]
+
+#: From here on DequantizeLinear takes a scale for each channel.
+PER_CHANNEL_OPSET = 13
+
+
+class OpsetError(OnnxoptError):
+    """The model cannot be converted to the opset that is needed."""
+
+
+def raise_opset(model: ir.Model, least: int = PER_CHANNEL_OPSET) -> bool:
+    """Convert a model in place to at least this opset.
+
+    Returns:
+        Whether it had to be.
+
+    Raises:
+        OpsetError: When the converter does not manage.
+    """
+    if model.opset_imports.get("", 0) >= least:
+        return False
+    from onnxscript.version_converter import ConvertVersionPass
+
+    logger = logging.getLogger("onnxscript.version_converter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of what is asked of it here
+    try:
+        ConvertVersionPass(least, fallback=True)(model)
+    finally:
+        logger.setLevel(level)
+    if model.opset_imports.get("", 0) < least:
+        raise OpsetError(
+            f"the model of opset {model.opset_imports.get('', 0)} cannot be converted to {least}, "
+            "which 8-bit weights with a scale for each channel need"
+        )
+    return True

@@ -1,0 +1,165 @@
+"""Models with a plan carried out, as files that the runtime can load."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx_ir as ir
+
+from onnxopt.model import load, save
+from onnxopt.regions import Product
+
+from .lowering import lower
+from .numbers import Numbers
+from .plan import Mode, Plan
+from .territory import Territory
+
+__all__ = ["Trials", "modes_for"]
+
+
+def modes_for(product: Product, allowed: Sequence[Mode]) -> list[Mode]:
+    """The modes that a product can have, of those that are allowed."""
+    match product.node.op_type:
+        case "Conv":
+            possible = {Mode.STATIC}
+        case "Gemm":
+            possible = {Mode.STATIC, Mode.STATIC_INPUT, Mode.DYNAMIC}
+        case _:
+            possible = {Mode.STATIC_INPUT, Mode.DYNAMIC}
+            if product.bias_node is None:
+                possible.add(Mode.STATIC)
+    return [mode for mode in allowed if mode in possible]
+
+
+class Trials:
+    """What the search builds and measures; its regions are products, its treatments modes.
+
+    The weights of the float model are written once; the files of single trials refer to them.
+
+    Args:
+        model: The float model. It is left as it is.
+        found: Its products that can be quantized.
+        numbers: Ranges, weights and biases.
+        allowed: Modes to choose from, the preferred ones first.
+        sizes: How many numbers a tensor has, by name.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        found: Sequence[Product],
+        numbers: Numbers,
+        allowed: Sequence[Mode],
+        sizes: Mapping[str, int],
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="onnxopt-quantize-")
+        self._path = pathlib.Path(self._folder.name)
+        self._names = {product.key: product for product in found}
+        self._modes = {product.key: modes_for(product, allowed) for product in found}
+        self._numbers = numbers
+        self._owners = _owners(model.graph, found)
+        self._borders = list(_borders(model.graph, found, numbers, self._modes, sizes))
+        self._count = itertools.count()
+        save(model, self._path / "base.onnx", "always")
+        self._base = load(self._path / "base.onnx")
+
+    def close(self) -> None:
+        """Remove all files."""
+        self._folder.cleanup()
+
+    def regions(self) -> Sequence[str]:
+        """The keys of the products."""
+        return list(self._names)
+
+    def treatments(self, region: str) -> Sequence[str]:
+        """The modes that a product can have."""
+        return [mode.value for mode in self._modes[region]]
+
+    def bytes_saved(self, region: str, treatment: str) -> int:
+        """Three of four bytes of each weight."""
+        del treatment
+        return 3 * self._names[region].weights.size
+
+    def borders(self) -> Sequence[tuple[str, str, int]]:
+        """Products that hand values to one another in 8 bits when both are static."""
+        return self._borders
+
+    def crosses(self, first: str | None, second: str | None) -> bool:
+        """Whether a value leaves 8 bits, or enters them, from one product to the next."""
+        return bool(first == Mode.STATIC) != (second in (Mode.STATIC, Mode.STATIC_INPUT))
+
+    def owner(self, kernel: str) -> str | None:
+        """The product that a kernel belongs to, by the longest name of its own that it begins with.
+
+        The runtime names kernels after nodes or after what they give, and adds to that.
+        """
+        for end in range(len(kernel), 0, -1):
+            if kernel[:end] in self._owners:
+                return self._owners[kernel[:end]]
+        return None
+
+    @contextlib.contextmanager
+    def build(self, choices: Mapping[str, str]) -> Iterator[pathlib.Path]:
+        """A model with some products quantized, as a file."""
+        model = self._base.clone()
+        if choices:
+            lower(model, Plan({key: Mode(mode) for key, mode in choices.items()}), self._numbers)
+        path = self._path / f"trial{next(self._count)}.onnx"
+        ir.save(model, path)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _borders(
+    graph: ir.Graph,
+    found: Sequence[Product],
+    numbers: Numbers,
+    modes: Mapping[str, Sequence[Mode]],
+    sizes: Mapping[str, int],
+) -> Iterator[tuple[str, str, int]]:
+    """From each static product, through what would follow it, to the products that read it."""
+    static = {key: Mode.STATIC for key, each in modes.items() if Mode.STATIC in each}
+    territory = Territory(graph, Plan(static), numbers)
+    sources: dict[ir.Value, set[str]] = {}
+    readers: dict[ir.Value, list[str]] = {}
+    for product in found:
+        readers.setdefault(product.activation, []).append(product.key)
+        if product.key in static:
+            sources[product.output] = {product.key}
+    for node in graph:
+        following = territory.followers.get(node)
+        if following is not None:
+            inputs = [node.inputs[at] for at in following.activations]
+            through = set().union(*(sources.get(value, set()) for value in inputs if value))
+            sources[territory.effective(node.outputs[0])] = through
+    for value, keys in sources.items():
+        for reader in readers.get(value, []):
+            for key in keys:
+                yield key, reader, sizes.get(value.name or "", 0)
+
+
+def _owners(graph: ir.Graph, found: Sequence[Product]) -> dict[str, str]:
+    """Products by the names of nodes and values that kernels may be called after.
+
+    What lies behind a product belongs to it: the runtime computes some of that along with it, and
+    the rest takes as long in all plans.
+    """
+    products = {node: product.key for product in found for node in product.nodes}
+    owners: dict[ir.Value | None, str] = {}
+    names: dict[str, str] = {}
+    for node in graph:
+        known = [owners[value] for value in node.inputs if value in owners]
+        owner = products.get(node, known[0] if known else None)
+        if owner is None:
+            continue
+        owners.update(dict.fromkeys(node.outputs, owner))
+        for name in (node.name, *(value.name for value in node.outputs)):
+            if name:
+                names[name] = owner
+    return names

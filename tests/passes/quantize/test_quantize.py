@@ -1,0 +1,114 @@
+"""The pass from end to end. Nothing here depends on how fast the machine is: the goal is size."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxopt
+from onnxopt.accuracy import Budget
+from onnxopt.errors import OptionError
+from onnxopt.pass_manager import parse_pipeline
+from onnxopt.report.run import RunReport
+from tests.differential import parse
+
+RNG = np.random.default_rng(0)
+
+
+def _net() -> onnx.ModelProto:
+    return parse(
+        """
+        <ir_version: 7, opset_import: ["" : 12]>
+        g (float[N, 3, 16, 16] x) => (float[N, 5] y) {
+            a = Conv<pads=[1, 1, 1, 1]>(x, w1)
+            r = Relu(a)
+            b = Conv<pads=[1, 1, 1, 1]>(r, w2)
+            s = Add(r, b)
+            p = GlobalAveragePool(s)
+            f = Flatten(p)
+            y = Gemm(f, w3)
+        }
+        """,
+        {
+            name: (RNG.standard_normal(shape) * 0.2).astype(np.float32)
+            for name, shape in (("w1", (32, 3, 3, 3)), ("w2", (32, 32, 3, 3)), ("w3", (32, 5)))
+        },
+    )
+
+
+@pytest.fixture
+def source(tmp_path: pathlib.Path) -> pathlib.Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(_net(), path)
+    np.savez(tmp_path / "data.npz", x=RNG.standard_normal((12, 3, 16, 16)).astype(np.float32))
+    return path
+
+
+def _optimize(source: pathlib.Path, path: pathlib.Path, **settings: Any) -> RunReport:
+    chosen = {"passes": "quantize", "goal": "size", "seconds": 0.05, "guard_speed": False}
+    data = source.with_name("data.npz")
+    return onnxopt.optimize(source, path, data=data, **{**chosen, **settings})
+
+
+def _operators(path: pathlib.Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def test_a_net_becomes_smaller_within_the_budget(source: pathlib.Path) -> None:
+    target = source.with_name("out.onnx")
+    report = _optimize(source, target)
+    assert report.undone == []
+    assert report.fidelity is not None
+    assert report.fidelity.sqnr_db >= 20
+    assert report.after.bytes < report.before.bytes / 2
+    assert "QuantizeLinear" in _operators(target)
+    assert onnx.load(target).opset_import[0].version >= 13  # scales for each channel need that
+
+
+def test_a_quantized_model_is_left_as_it_is(source: pathlib.Path) -> None:
+    first, second = source.with_name("first.onnx"), source.with_name("second.onnx")
+    _optimize(source, first)
+    report = _optimize(first, second)
+    assert not report.changed
+    assert first.read_bytes() == second.read_bytes()
+    reasons = [each.reason for one in report.passes for each in one.outcome.refusals]
+    assert reasons == ["the model is quantized already"]
+
+
+def test_what_the_budget_does_not_allow_stays_float(source: pathlib.Path) -> None:
+    target = source.with_name("out.onnx")
+    report = _optimize(source, target, budget=Budget(min_sqnr=150.0))
+    assert not report.changed
+    assert source.read_bytes() == target.read_bytes()
+    refusals = [each for one in report.passes for each in one.outcome.refusals]
+    assert {each.rule for each in refusals} == {"Conv", "Gemm"}
+    assert all(each.reason for each in refusals)
+
+
+def test_nodes_can_be_kept_float(source: pathlib.Path) -> None:
+    model = onnx.load(source)
+    for index, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}{index}"
+    onnx.save(model, source)
+    target = source.with_name("out.onnx")
+    report = _optimize(source, target, passes="quantize{float=Conv0|Gemm6}")
+    refusals = {each.node: each.reason for one in report.passes for each in one.outcome.refusals}
+    assert refusals["Conv0"] == refusals["Gemm6"] == "it is to stay float"
+    assert "Gemm" in _operators(target)
+
+
+def test_without_samples_it_says_what_to_give(source: pathlib.Path) -> None:
+    with pytest.raises(OptionError, match="--data"):
+        onnxopt.optimize(source, source.with_name("out.onnx"), passes="quantize")
+
+
+def test_options_are_read_from_text() -> None:
+    (made,) = parse_pipeline("quantize{scheme=dynamic,float=a|b}")
+    assert made.text == "quantize{scheme=dynamic,float=a|b}"
+
+
+def test_an_unknown_target_is_refused(source: pathlib.Path) -> None:
+    with pytest.raises(OptionError, match="avx2"):
+        _optimize(source, source.with_name("out.onnx"), target="pentium")

@@ -1,0 +1,79 @@
+"""8-bit weights: scales, and pairs that a kernel adds up."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnxopt.passes.quantize.weights import (
+    pairs_are_safe,
+    quantize_bias,
+    quantize_weights,
+)
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((7, 5), 1), ((6, 4, 3, 3), 0), ((6, 3, 5), 0), ((6, 1, 3, 3), 0)]
+)
+def test_weights_are_off_by_half_a_step_at_most(shape: tuple[int, ...], axis: int) -> None:
+    weights = RNG.standard_normal(shape).astype(np.float32)
+    found = quantize_weights(weights, axis, None)
+    steps = [1] * len(shape)
+    steps[axis] = -1
+    half = found.scales.reshape(steps) * 0.5001
+    assert (np.abs(found.dequantized() - weights) <= half).all()
+    assert found.scales.shape == (shape[axis],)
+
+
+def test_a_channel_of_zeros_has_a_scale() -> None:
+    found = quantize_weights(np.zeros((3, 2), np.float32), 1, 128)
+    assert (found.scales > 0).all()
+    assert not found.numbers.any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((8, 5), 1), ((7, 5), 1), ((6, 4, 1, 1), 0), ((6, 3, 3, 3), 0), ((6, 5, 3), 0)],
+)
+def test_pair_safe_weights_never_add_up_to_more_than_the_limit(
+    shape: tuple[int, ...], axis: int
+) -> None:
+    """The arithmetic: 255 * 128 < 2^15 is all that the 16-bit sums of two products hold."""
+    assert np.iinfo(np.int16).max >= 255 * 128
+    weights = RNG.uniform(0.8, 1, shape).astype(np.float32)  # every pair offends at 8 bits
+    plain = quantize_weights(weights, axis, None)
+    safe = quantize_weights(weights, axis, 128)
+    assert not pairs_are_safe(plain.numbers, axis)
+    assert pairs_are_safe(safe.numbers, axis)
+
+
+def test_pair_safe_weights_lose_less_than_a_bit() -> None:
+    weights = RNG.standard_normal((256, 64)).astype(np.float32)
+    seven = quantize_weights(weights, 1, None, np.abs(weights).max(axis=0) / 63)
+    safe = quantize_weights(weights, 1, 128)
+    error = [np.square(each.dequantized() - weights).mean() for each in (seven, safe)]
+    assert error[1] < error[0] / 1.8
+
+
+def test_depthwise_weights_have_no_pairs() -> None:
+    weights = np.ones((4, 1, 3, 3), np.float32)
+    assert (quantize_weights(weights, 0, 128).numbers == 127).all()
+
+
+@given(st.lists(st.integers(-127, 127), min_size=2, max_size=40))
+def test_any_row_becomes_safe(row: list[int]) -> None:
+    weights = np.array(row, np.float32)[:, None]
+    safe = quantize_weights(weights, 1, 128)
+    pairs = safe.numbers[: len(row) // 2 * 2, 0].astype(int).reshape(-1, 2)
+    # The worst that activations of 0 to 255 can make of each pair.
+    assert (255 * np.maximum(pairs, 0).sum(axis=1) <= 32767).all()
+    assert (255 * np.minimum(pairs, 0).sum(axis=1) >= -32768).all()
+
+
+def test_a_bias_stands_at_exactly_the_product_of_scales() -> None:
+    weights = quantize_weights(RNG.standard_normal((4, 3)).astype(np.float32), 1, None)
+    numbers, scales = quantize_bias(np.array([1, -2, 3], np.float32), 0.25, weights)
+    assert numbers.dtype == np.int32
+    np.testing.assert_array_equal(scales, np.float32(0.25) * weights.scales)
+    np.testing.assert_allclose(numbers * scales, [1, -2, 3], atol=float(scales.max()))
