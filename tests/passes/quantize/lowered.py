@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -90,4 +91,5 @@ def kernels(model: onnx.ModelProto, tmp_path: Any) -> Counter[str]:
 def decibels(expected: Array, actual: Array) -> float:
     """Signal-to-noise ratio."""
     noise = float(np.square(expected.astype(np.float64) - actual).sum())
-    return 10 * np.log10(float(np.square(expected.astype(np.float64)).sum()) / max(noise, 1e-300))
+    signal = float(np.square(expected.astype(np.float64)).sum())
+    return 10 * math.log10(signal / max(noise, 1e-300))

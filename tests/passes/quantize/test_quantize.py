@@ -12,6 +12,7 @@ from onnxopt.accuracy import Budget
 from onnxopt.errors import OptionError
 from onnxopt.pass_manager import parse_pipeline
 from onnxopt.report.run import RunReport
+from onnxopt.settings import Settings
 from tests.differential import parse
 
 RNG = np.random.default_rng(0)
@@ -111,4 +112,4 @@ def test_options_are_read_from_text() -> None:
 
 def test_an_unknown_target_is_refused(source: pathlib.Path) -> None:
     with pytest.raises(OptionError, match="avx2"):
-        _optimize(source, source.with_name("out.onnx"), target="pentium")
+        _optimize(source, source.with_name("out.onnx"), settings=Settings(target="pentium"))
