@@ -3,6 +3,9 @@
 - If with a condition that is known: the branch that runs takes the place of the node. The condition
   may be a constant, or follow from sizes that are known (`onnxopt.analysis.symbolic`), such as
   ``Equal(Shape(x)[0], 1)`` before a Squeeze.
+- If of which one branch gives a rank that what reads it cannot go on with, as an LSTM takes three
+  dimensions only (`onnxopt.analysis.ranks`): the other branch takes the place. In a run that does
+  not fail, it is the one that ran.
 - Loop that runs no iteration (a trip count of at most 0, or a condition that is false at the
   start): its final values are the initial ones, and its scan outputs are empty.
 - Loop that runs exactly one iteration (a trip count of 1, or a body that ends with a condition that
@@ -20,9 +23,12 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.analysis.ranks import Ranks
 from onnxopt.analysis.symbolic import SymbolicFacts
 from onnxopt.analysis.values import rank, static_shape
-from onnxopt.rewriting import Context, Refuse, RewritePass, Rewriter, RewriteRule
+from onnxopt.pass_contract import Outcome, Pass
+from onnxopt.rewriting import Context, Refuse, Rewriter, RewriteRule, rewrite
+from onnxopt.traversal import nodes_by_operator
 
 from .inlining import Inliner, hand_over, require_movable, require_tensors
 
@@ -53,21 +59,13 @@ class _Branch:
     taken: ir.Graph
 
 
-class _TakeBranch(RewriteRule[_Branch]):
-    """Put the branch that runs in the place of an If."""
+class _BranchRule(RewriteRule[_Branch]):
+    """Put a branch in the place of an If."""
 
-    name = "take-branch"
     anchors: ClassVar[tuple[str, ...]] = ("If",)
 
-    def __init__(self, facts: SymbolicFacts, inliner: Inliner) -> None:
-        self._facts = facts
+    def __init__(self, inliner: Inliner) -> None:
         self._inliner = inliner
-
-    def match(self, node: ir.Node, context: Context) -> _Branch | None:
-        condition = _known(node.inputs[0], self._facts)
-        if condition is None:
-            raise Refuse("the condition is only known when the model runs")
-        return _Branch(node, _body(node, "then_branch" if condition else "else_branch"))
 
     def check(self, match: _Branch, context: Context) -> str | None:
         require_movable(match.node, match.taken, 0)
@@ -77,6 +75,47 @@ class _TakeBranch(RewriteRule[_Branch]):
         results = self._inliner.move(match.taken, match.node, rewriter)
         for output, result in zip(match.node.outputs, results, strict=True):
             hand_over(output, result, rewriter)
+
+
+class _TakeBranch(_BranchRule):
+    """Take the branch that the condition says."""
+
+    name = "take-branch"
+
+    def __init__(self, facts: SymbolicFacts, inliner: Inliner) -> None:
+        super().__init__(inliner)
+        self._facts = facts
+
+    def match(self, node: ir.Node, context: Context) -> _Branch | None:
+        condition = _known(node.inputs[0], self._facts)
+        if condition is None:
+            raise Refuse("the condition is only known when the model runs")
+        return _Branch(node, _body(node, "then_branch" if condition else "else_branch"))
+
+
+class _TakePossibleBranch(_BranchRule):
+    """Take the only branch whose results have ranks that the model can go on with."""
+
+    name = "take-possible-branch"
+
+    def __init__(self, ranks: Ranks, inliner: Inliner) -> None:
+        super().__init__(inliner)
+        self._ranks = ranks
+
+    def match(self, node: ir.Node, context: Context) -> _Branch | None:
+        branches = [_body(node, name) for name in ("then_branch", "else_branch")]
+        possible = [branch for branch in branches if self._may_run(node, branch)]
+        return _Branch(node, possible[0]) if len(possible) == 1 else None
+
+    def _may_run(self, node: ir.Node, branch: ir.Graph) -> bool:
+        for output, result in zip(node.outputs, branch.outputs, strict=False):
+            required = self._ranks.required(output)
+            if required is None:
+                continue
+            given = self._ranks.possible(result)
+            if given is not None and required.isdisjoint(given):
+                return False
+        return True
 
 
 @dataclasses.dataclass
@@ -210,16 +249,21 @@ def _stacked(value: ir.Value, output: ir.Value, node: ir.Node, rewriter: Rewrite
     return rewriter.op("Unsqueeze", [value, axes], like=output)
 
 
-class ResolveControlFlow(RewritePass):
+class ResolveControlFlow(Pass):
     """Replace control flow that can only go one way by what it does."""
 
     name = "resolve-control-flow"
+    settles = False  # what is known does not grow while it runs
 
-    def rules(self) -> list[RewriteRule[Any]]:
-        """The rules; they share what is known of the model."""
+    def run(self, model: ir.Model) -> Outcome:
+        """Apply the rules, which share what is known of the model, until none matches."""
+        if not any(op_type in nodes_by_operator(model) for op_type in ("If", "Loop")):
+            return Outcome(model, False)
         facts, inliner = SymbolicFacts(), Inliner()
-        return [
+        rules: list[RewriteRule[Any]] = [
             _TakeBranch(facts, inliner),
+            _TakePossibleBranch(Ranks(model, facts), inliner),
             _SkipLoop(facts),
             _InlineOnlyIteration(facts, inliner),
         ]
+        return rewrite(model, rules, self.max_rewrites)
