@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,12 +36,13 @@ def fingerprints(model: ir.Model, names: Iterable[str]) -> dict[str, str]:
 
 def feed_digest(feed: Mapping[str, Any]) -> int:
     """A hash of one sample, as a number of 64 bits; those of many are added up in any order."""
-    total = hashlib.blake2b(digest_size=8)
+    check, sums = 0, 1  # zlib's are several times as fast as hashes that withstand attacks
     for name in sorted(feed):
         array = np.ascontiguousarray(feed[name])
-        total.update(f"{name} {array.dtype} {array.shape}".encode())
-        total.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.data)
-    return int.from_bytes(total.digest(), "little")
+        content = repr(array.tolist()).encode() if array.dtype.hasobject else array.data
+        for part in (f"{name} {array.dtype} {array.shape}".encode(), content):
+            check, sums = zlib.crc32(part, check), zlib.adler32(part, sums)
+    return check << 32 | sums
 
 
 def _hash_upstream(model: ir.Model, target: ir.Value, known: dict[ir.Value, bytes]) -> None:

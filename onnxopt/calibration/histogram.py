@@ -7,6 +7,7 @@ narrower ones: whatever the order in which samples come, the counts are the same
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -91,7 +92,7 @@ class HistogramObserver(Observer):
         if abs(self.exponent) > _SAFE_POWER:
             chosen = chosen.astype(np.float64)
         scale = chosen.dtype.type(math.ldexp(1.0, -max(self.exponent, -1000)))
-        self.zeros += len(chosen) - int(np.count_nonzero(chosen))
+        self.zeros += int(np.count_nonzero(chosen == 0))
         index = (chosen * scale).astype(np.intp)
         index += self.bins
         self.counts += np.bincount(index, minlength=2 * self.bins)
@@ -139,7 +140,7 @@ class Histogram(ObserverSpec[HistogramObserver]):
     kind: ClassVar[str] = "histogram"
     observer: ClassVar[type[Observer]] = HistogramObserver
     bins: int = 2048
-    most: int = 8192
+    most: int = 4096
 
     def __post_init__(self) -> None:
         if self.bins < 2 or self.bins & (self.bins - 1) or self.most < 1:
@@ -162,6 +163,7 @@ def _coarser(counts: Array, doublings: int) -> Array:
     return coarse
 
 
+@functools.lru_cache(1024)
 def _stride(shape: tuple[int, ...], most: int) -> int:
     """A step that leaves at most ``most`` numbers and does not fall in with any axis."""
     size = math.prod(shape)

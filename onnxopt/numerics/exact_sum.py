@@ -14,6 +14,8 @@ _LOWEST_POWER = -172
 #: Powers of two are gathered in limbs of so many; 2^23 terms fit before an int64 is full.
 _LIMB_POWERS = 16
 _LIMBS = 18
+#: Terms wait until there are so many.
+_MOST_PENDING = 64
 
 
 class ExactSum:
@@ -29,21 +31,25 @@ class ExactSum:
     """
 
     def __init__(self, shape: tuple[int, ...], limbs: np.ndarray[Any, Any] | None = None) -> None:
-        self.limbs = np.zeros((_LIMBS, *shape), np.int64) if limbs is None else limbs
+        self._limbs = np.zeros((_LIMBS, *shape), np.int64) if limbs is None else limbs
+        self._pending: list[np.ndarray[Any, Any]] = []
 
     def add(self, term: np.ndarray[Any, Any] | float) -> None:
         """Add finite numbers; they are rounded to float32 first."""
-        rounded = np.asarray(term, np.float32).astype(np.float64).reshape(-1)
-        mantissa, exponent = np.frexp(rounded)
-        whole = np.ldexp(mantissa, _MANTISSA_BITS).astype(np.int64)
-        power = np.where(whole == 0, 0, exponent - _MANTISSA_BITS - _LOWEST_POWER)
-        limb, shift = np.divmod(power.astype(np.int64), _LIMB_POWERS)
-        flat = self.limbs.reshape(_LIMBS, -1)
-        flat[limb, np.arange(len(whole))] += whole << shift
+        self._pending.append(np.array(term, np.float32))
+        if len(self._pending) >= _MOST_PENDING:
+            self._settle()
 
     def merge(self, other: ExactSum) -> None:
         """Add all terms of another."""
-        self.limbs += other.limbs
+        self._settle()
+        self._limbs = self._limbs + other.limbs
+
+    @property
+    def limbs(self) -> np.ndarray[Any, Any]:
+        """What stands for the sums, int64 [18, *shape]."""
+        self._settle()
+        return self._limbs
 
     @property
     def value(self) -> np.ndarray[Any, Any]:
@@ -55,3 +61,18 @@ class ExactSum:
         for part in parts[::-1]:
             total = total + part
         return total
+
+    def _settle(self) -> None:
+        """Add the pending terms, together, since that takes hardly longer than adding one."""
+        if not self._pending:
+            return
+        terms = np.stack(self._pending).astype(np.float64).reshape(len(self._pending), -1)
+        self._pending.clear()
+        mantissa, exponent = np.frexp(terms)
+        power = np.where(terms == 0, 0, exponent - _MANTISSA_BITS - _LOWEST_POWER)
+        limb, shift = np.divmod(power, _LIMB_POWERS)
+        # At most 2^40 each, so that the sums are exact in float64 too.
+        shifted = np.ldexp(mantissa, _MANTISSA_BITS + shift)
+        place = limb * terms.shape[1] + np.arange(terms.shape[1])
+        sums = np.bincount(place.reshape(-1), shifted.reshape(-1), _LIMBS * terms.shape[1])
+        self._limbs += sums.astype(np.int64).reshape(self._limbs.shape)

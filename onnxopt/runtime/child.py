@@ -258,8 +258,19 @@ def _in_place(value: ort.OrtValue) -> Any:
     shape = tuple(value.shape())
     if value.data_type() != "tensor(float)" or 0 in shape:
         return _unwrap(value)
-    pointer = ctypes.cast(value.data_ptr(), ctypes.POINTER(ctypes.c_float))
-    return np.ctypeslib.as_array(pointer, shape or (1,)).reshape(shape)
+    return np.asarray(_InPlace(value.data_ptr(), shape))
+
+
+class _InPlace:
+    """Numbers of float32 at an address, in the words of NumPy's array interface."""
+
+    def __init__(self, address: int, shape: tuple[int, ...]) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": "=f4",
+            "shape": shape,
+            "data": (address, True),
+        }
 
 
 def _wrap(value: Any) -> ort.OrtValue:
