@@ -45,6 +45,7 @@ _LOCATIONS = {
     "fuse-gelu": "fuse_gelu:FuseGelu",
     "fuse-layer-norm": "fuse_layer_norm:FuseLayerNorm",
     "fuse-softmax": "fuse_softmax:FuseSoftmax",
+    "smooth-activations": "smooth_activations:SmoothActivations",
     "sparsify": "sparsify:Sparsify",
     "quantize": "quantize:Quantize",
     "decode-weights": "decode_weights:DecodeWeights",
