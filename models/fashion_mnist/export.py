@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from torch import nn
 
 from models.fashion_mnist.model import FashionNet
 
@@ -22,7 +23,7 @@ OPSET = 18
 TOLERANCE = 1e-4
 
 
-def export(model: FashionNet, path: Path) -> None:
+def export(model: nn.Module, path: Path) -> None:
     """Write ``model`` to ``path`` with its weights inside and a symbolic batch size."""
     batch_axis = {0: "batch"}
     torch.onnx.export(
@@ -39,7 +40,7 @@ def export(model: FashionNet, path: Path) -> None:
     )
 
 
-def check(model: FashionNet, path: Path) -> float:
+def check(model: nn.Module, path: Path) -> float:
     """Compare the file in ONNX Runtime with ``model`` in PyTorch on random images.
 
     Returns:

@@ -11,6 +11,7 @@ from onnxopt.cli.bench import bench
 from onnxopt.cli.bisect import bisect
 from onnxopt.cli.check import check
 from onnxopt.cli.decode import decode
+from onnxopt.cli.distill import distill
 from onnxopt.cli.failures import DEBUG_VARIABLE
 from onnxopt.cli.inspect import inspect
 from onnxopt.cli.optimize import optimize
@@ -67,6 +68,10 @@ app.command(epilog="Example: onnxopt check model.onnx smaller.onnx --tolerance 1
 app.command(epilog="Example: onnxopt bench model.onnx smaller.onnx --threads 2")(bench)
 app.command(epilog="Example: onnxopt passes fuse-affine")(passes)
 app.command(epilog="Example: onnxopt decode compact.onnx dense.onnx")(decode)
+app.command(
+    epilog="Example: onnxopt distill --teacher model.onnx --student pruned.onnx out.onnx "
+    "--data train.npz"
+)(distill)
 app.command(epilog="Example: onnxopt bisect model.onnx --passes exact --reproducer broken/")(bisect)
 
 

@@ -26,37 +26,49 @@ class TeacherOutputs:
 
     Args:
         teacher: The teacher.
-        data: The samples; its stacking says how a batch's outputs are parted.
+        data: The samples; its stacking says how a batch's outputs are parted. None for batches
+            whose samples have no numbers, which are computed each time.
         memory_bytes: Remember so much; if the samples give more, each is computed when needed.
 
     Attributes:
         computed: Samples that the teacher was run on.
     """
 
-    def __init__(self, teacher: Teacher, data: TrainingData, memory_bytes: int = 2 << 30) -> None:
+    def __init__(
+        self, teacher: Teacher, data: TrainingData | None, memory_bytes: int = 2 << 30
+    ) -> None:
         self._teacher = teacher
         self._data = data
         self._limit = memory_bytes
         self._known: dict[int, Arrays] = {}
+        self._batches: dict[tuple[int, ...], Arrays] = {}
         self._fits: bool | None = None
         self.computed = 0
 
-    def of(self, batch: Batch, *, changed: bool = False) -> Arrays:
+    def of(self, batch: Batch, *, recall: bool = True) -> Arrays:
         """The outputs for a batch.
 
         Args:
             batch: The batch.
-            changed: Whether its feed is not that of the samples, because it was augmented.
+            recall: Whether to remember them: no for feeds that are not those of the samples,
+                because they were changed, nor for what will not be asked again.
         """
-        if changed or not batch.samples or not self._remembers():
+        if not recall or not batch.samples or not self._remembers():
             return self._run(batch)
         for number in batch.samples:
             if number not in self._known:
-                start = number - number % _GROUP
-                self._compute(range(start, min(start + _GROUP, len(self._data))))
+                self._compute(number - number % _GROUP)
         return self._join([self._known[number] for number in batch.samples])
 
+    def of_held_out(self, batch: Batch) -> Arrays:
+        """The outputs for a batch that is asked for again and again as it is."""
+        if batch.samples not in self._batches and batch.samples and self._remembers():
+            self._batches[batch.samples] = self._run(batch)
+        return self._batches[batch.samples] if batch.samples in self._batches else self._run(batch)
+
     def _remembers(self) -> bool:
+        if self._data is None:
+            return False
         if self._fits is None:
             first = range(min(_LOOKED_AT, len(self._data)))
             largest = 0
@@ -70,7 +82,9 @@ class TeacherOutputs:
         self.computed += batch.size
         return self._teacher.outputs(batch.feed)
 
-    def _compute(self, numbers: range) -> None:
+    def _compute(self, start: int) -> None:
+        assert self._data is not None
+        numbers = range(start, min(start + _GROUP, len(self._data)))
         for batch in self._data.batches(numbers):
             outputs = self._run(batch)
             for number, part in zip(batch.samples, self._split(outputs, batch), strict=True):

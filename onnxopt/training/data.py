@@ -51,8 +51,11 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """How many samples it holds."""
-        return max(1, len(self.samples))
+        """How many samples it holds; without numbers, the rows of its first input."""
+        if self.samples:
+            return len(self.samples)
+        first = next(iter(self.feed.values()), None)
+        return max(1, len(first)) if first is not None and first.ndim else 1
 
 
 @dataclasses.dataclass(frozen=True)

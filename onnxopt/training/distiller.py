@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onnxopt.errors import FeedError, OnnxoptError, OptionError
+from onnxopt.errors import OnnxoptError, OptionError
 from onnxopt.training.cache import TeacherOutputs
 from onnxopt.training.checkpoints import load_checkpoint, save_checkpoint
 from onnxopt.training.data import Batch, TrainingData
+from onnxopt.training.feeders import Feeder, SampleFeeder
 from onnxopt.training.masks import Masks
 from onnxopt.training.objective import LossParts, Objective
 from onnxopt.training.optimizer import adam_w, set_rate
@@ -36,6 +37,9 @@ Augment = Callable[[Batch, np.random.Generator], Batch]
 
 #: Names at most so many parameters in a message.
 _MOST_NAMED = 3
+#: Judging takes about this share of the time, unless that leaves fewer samples than this.
+_JUDGING_SHARE = 0.1
+_LEAST_JUDGED = 256
 #: The loss that is shown is a running mean over about so many steps.
 _SMOOTHING_STEPS = 20
 
@@ -137,7 +141,7 @@ class Distiller:
     Args:
         student: A module that takes inputs by name and gives outputs by name.
         teacher: What it learns from.
-        data: The samples.
+        data: The samples, or where batches come from.
         objective: What is minimized.
         settings: How to train.
         pruning: Prune while training; masks then change with the schedule.
@@ -157,7 +161,7 @@ class Distiller:
         self,
         student: nn.Module,
         teacher: Teacher,
-        data: TrainingData,
+        data: TrainingData | Feeder,
         objective: Objective,
         settings: TrainingSettings | None = None,
         *,
@@ -173,13 +177,21 @@ class Distiller:
     ) -> None:
         self.student, self.objective = student, objective
         self.settings = settings or TrainingSettings()
-        self._data, self._augment, self._penalty = data, augment, penalty
-        self._teacher = TeacherOutputs(teacher, data, self.settings.cache_bytes)
+        self._augment, self._penalty = augment, penalty
+        self._processes = processes or Processes()
+        if isinstance(data, TrainingData):
+            data = SampleFeeder(
+                data,
+                self.settings.batch_size,
+                self.settings.seed,
+                self._processes,
+                _most_held_out(self.settings, len(data)),
+            )
+        self._feeder = data
+        self._teacher = TeacherOutputs(teacher, data.data, self.settings.cache_bytes)
         self._extra = extra if extra is not None else nn.Module()
         self._checkpoint, self._mark, self._on_progress = checkpoint, mark, on_progress
-        self._processes = processes or Processes()
         self._pruning = pruning
-        self._training_numbers, self._held_out = data.split()
         self._parameters = {
             name: each for name, each in student.named_parameters() if each.requires_grad
         }
@@ -202,7 +214,9 @@ class Distiller:
         self._initial_sparsity = {
             name: float((self._parameters[name] == 0).float().mean()) for name in self._prunable
         }
-        self.steps_per_epoch, self.steps = self._count_steps()
+        self.steps = self.settings.steps_of(self._feeder.steps_per_epoch)
+        # What is seen once need not be remembered.
+        self._recalls = self.steps > self._feeder.steps_per_epoch and augment is None
         self._module: nn.Module = student
 
     def run(self) -> TrainingResult:
@@ -229,6 +243,10 @@ class Distiller:
             self._checkpoint.unlink(missing_ok=True)
         return result
 
+    def held_out_batches(self) -> list[Batch]:
+        """What the student is judged with."""
+        return list(self._feeder.held_out())
+
     # The loop
 
     def _train(self, stop: _StopRequest) -> TrainingResult:
@@ -241,7 +259,7 @@ class Distiller:
                     state.forget_best()
                 loss = self._step(state.step)
             except _NotFiniteError as error:
-                epoch = state.step // self.steps_per_epoch + 1
+                epoch = state.step // self._feeder.steps_per_epoch + 1
                 state.stopped = f"{error} at step {state.step + 1} (epoch {epoch})"
                 state.failed = True
                 break
@@ -275,15 +293,14 @@ class Distiller:
         Returns:
             The loss, over all processes.
         """
-        numbers = self._numbers_of(step)
-        batches = self._data.batches(self._processes.share(numbers))
+        batches, count = self._feeder.step(step)
         generator = np.random.default_rng((self.settings.seed, 1, step, self._processes.rank))
         self._module.train()
         self._extra.train()
         self._optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for index, batch in enumerate(batches):
-            share = batch.size / len(numbers)
+            share = batch.size / count
             last = index == len(batches) - 1
             if last:
                 total += self._backward(batch, share, generator, penalize=True)
@@ -313,7 +330,9 @@ class Distiller:
         """Add the gradient of one batch; give its part of the loss."""
         if self._augment is not None:
             batch = self._augment(batch, generator)
-        parts = self._loss(batch, changed=self._augment is not None)[0]
+        needed = self.objective.needs_teacher
+        wanted = self._teacher.of(batch, recall=self._recalls) if needed else {}
+        parts = self._loss(batch, wanted)[0]
         loss = parts.total * share
         if penalize and self._penalty is not None:
             # Processes are averaged, and each adds all of the penalty.
@@ -325,41 +344,15 @@ class Distiller:
         return value
 
     def _loss(
-        self, batch: Batch, *, changed: bool = False
+        self, batch: Batch, wanted: Arrays
     ) -> tuple[LossParts, dict[str, Tensor], dict[str, Tensor]]:
         """The loss of one batch, and the outputs of student and teacher."""
-        wanted = self._teacher.of(batch, changed=changed) if self.objective.needs_teacher else {}
         teacher = {name: _tensor(array) for name, array in wanted.items()}
         feed = {name: _tensor(array) for name, array in batch.feed.items()}
-        student: dict[str, Tensor] = self._module(feed)
+        low = self.settings.bfloat16 and torch.is_grad_enabled()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            student: dict[str, Tensor] = self._module(feed)
         return self.objective(student, teacher, batch), student, teacher
-
-    def _numbers_of(self, step: int) -> list[int]:
-        """The samples of a step: a slice of the epoch's random order."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if getattr(self, "_order_epoch", None) != epoch:
-            generator = np.random.default_rng((self.settings.seed, 0, epoch))
-            self._order = generator.permutation(self._training_numbers)
-            self._order_epoch = epoch
-        size = self.settings.batch_size
-        chosen: list[int] = self._order[position * size : (position + 1) * size].tolist()
-        return chosen
-
-    def _count_steps(self) -> tuple[int, int]:
-        """Steps of an epoch, and of the whole training.
-
-        A last batch that would not be full is left out: it would count for more than it is.
-        """
-        count, size = len(self._training_numbers), self.settings.batch_size
-        if size < self._processes.count:
-            raise OptionError(
-                f"{self._processes.count} processes cannot share batches of {size}; give more"
-            )
-        if count < self._processes.count:
-            raise FeedError(f"{count} samples are too few for {self._processes.count} processes")
-        each = max(1, count // size)
-        given = self.settings.steps
-        return each, max(1, round(self.settings.epochs * each)) if given is None else given
 
     # Pruning
 
@@ -389,8 +382,10 @@ class Distiller:
                 self.student.eval()
                 self._extra.eval()
                 with torch.no_grad():
-                    for batch in self._data.batches(self._held_out, self.settings.batch_size):
-                        parts, student, teacher = self._loss(batch)
+                    for batch in self._feeder.held_out():
+                        needed = self.objective.needs_teacher
+                        wanted = self._teacher.of_held_out(batch) if needed else {}
+                        parts, student, teacher = self._loss(batch, wanted)
                         keeper.add(student, teacher, batch, float(parts.total))
             finally:
                 self._module = module
@@ -581,6 +576,15 @@ class _deterministic:  # noqa: N801 - used as a statement
 
     def __exit__(self, *_: object) -> None:
         torch.use_deterministic_algorithms(self._before)
+
+
+def _most_held_out(settings: TrainingSettings, samples: int) -> int:
+    """How many samples to judge with, so that looking takes little of the time.
+
+    A step forward and back takes three times a look.
+    """
+    seen = settings.steps_of(max(1, samples // settings.batch_size)) * settings.batch_size
+    return max(_LEAST_JUDGED, int(_JUDGING_SHARE * 3 * seen / settings.evaluations))
 
 
 def _evaluation(fields: Mapping[str, Any]) -> Evaluation:

@@ -149,6 +149,17 @@ class Objective:
         """Whether anything is compared with the teacher."""
         return self.label_weight < 1
 
+    def of_outputs(self) -> Objective:
+        """The same without hints, for models that give their outputs alone."""
+        return Objective(
+            [plan for plan in self.outputs if not plan.is_hint],
+            self.task,
+            temperature=self.temperature,
+            standardize=self.standardize,
+            label_weight=self.label_weight,
+            smoothing=self.smoothing,
+        )
+
     def __call__(
         self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Batch
     ) -> LossParts:

@@ -29,6 +29,8 @@ class TrainingSettings:
         keep_zeros: Keep weights that are zero now at zero.
         seed: Fixes the order of samples and all that is random.
         threads: Threads of PyTorch; None to leave them as they are.
+        bfloat16: Compute layers in bfloat16 while training, with weights and sums in float32: faster
+            where the processor has it, and less exact. Not for models with quantizers.
         cache_bytes: Memory for the teacher's outputs.
     """
 
@@ -44,6 +46,7 @@ class TrainingSettings:
     keep_zeros: bool = True
     seed: int = 0
     threads: int | None = None
+    bfloat16: bool = False
     cache_bytes: int = 2 << 30
 
     def __post_init__(self) -> None:
@@ -55,3 +58,9 @@ class TrainingSettings:
                 raise OptionError(f"{name} is a whole number from 1, not {getattr(self, name)}")
         if self.steps is not None and self.steps < 0:
             raise OptionError(f"steps is a whole number from 0, not {self.steps}")
+
+    def steps_of(self, steps_per_epoch: int) -> int:
+        """Steps in all, at most."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round(self.epochs * steps_per_epoch))
