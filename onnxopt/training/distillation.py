@@ -37,6 +37,7 @@ from onnxopt.training.objective import (
     check_labels,
     plan_outputs,
     plan_task,
+    recognize_by_labels,
 )
 from onnxopt.training.parallel import Processes
 from onnxopt.training.schedules import PruningSchedule
@@ -361,6 +362,7 @@ class _Run:
         )
         task = None
         if data.labels is not None and looked_at.labels is not None:
+            plans = recognize_by_labels(plans, looked_at.teacher, looked_at.labels)
             axes = {} if data.stacking is None else data.stacking.axes
             task = plan_task(
                 plans,

@@ -24,8 +24,10 @@ __all__ = [
     "OutputPlan",
     "TaskKind",
     "TaskPlan",
+    "check_labels",
     "plan_outputs",
     "plan_task",
+    "recognize_by_labels",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -45,6 +47,7 @@ _USUAL: Mapping[OutputKind, LossName] = {
 }
 #: Probabilities below this count as this where logits are wanted.
 _SMALLEST_PROBABILITY = 1e-7
+_AS_YOU_SAY = "as you say"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,6 +290,44 @@ def plan_outputs(
     return plans
 
 
+def recognize_by_labels(
+    plans: Sequence[OutputPlan], outputs: Sequence[Mapping[str, Array]], labels: Sequence[Array]
+) -> list[OutputPlan]:
+    """Take numbers for logits where whole-number labels fit them and nothing else fits better.
+
+    A teacher that is sure of little, or says the same of all samples that were looked at, has
+    logits that do not look like it.
+    """
+    if labels[0].dtype.kind not in "iu" or any(plan.kind.has_classes for plan in plans):
+        return list(plans)
+    unclear = (OutputKind.NUMBERS, OutputKind.EMBEDDING)
+    fitting = [
+        plan
+        for plan in plans
+        if plan.kind in unclear
+        and plan.reason != _AS_YOU_SAY
+        and not plan.is_hint
+        and all(
+            array.ndim > 1 and array.shape[:-1] == label.shape and label.max() < array.shape[-1]
+            for array, label in zip((each[plan.name] for each in outputs), labels, strict=True)
+        )
+    ]
+    if len(fitting) != 1:
+        return list(plans)
+    return [
+        plan
+        if plan is not fitting[0]
+        else dataclasses.replace(
+            plan,
+            kind=OutputKind.LOGITS,
+            class_axis=outputs[0][plan.name].ndim - 1,
+            loss="kl" if plan.loss in ("mse", "cosine") else plan.loss,
+            reason="the labels are classes of it",
+        )
+        for plan in plans
+    ]
+
+
 def plan_task(
     plans: Sequence[OutputPlan],
     outputs: Sequence[Mapping[str, Array]],
@@ -400,7 +441,7 @@ def _override(found: Recognized, text: str) -> Recognized:
             "of classes behind it where that is not found, such as logits@1"
         )
     chosen = int(axis) if axis else found.class_axis
-    return dataclasses.replace(found, kind=OutputKind(name), class_axis=chosen, reason="as you say")
+    return dataclasses.replace(found, kind=OutputKind(name), class_axis=chosen, reason=_AS_YOU_SAY)
 
 
 def _loss(name: str, kind: OutputKind, output: str) -> LossName:

@@ -29,8 +29,8 @@ class TrainingSettings:
         keep_zeros: Keep weights that are zero now at zero.
         seed: Fixes the order of samples and all that is random.
         threads: Threads of PyTorch; None to leave them as they are.
-        bfloat16: Compute layers in bfloat16 while training, with weights and sums in float32: faster
-            where the processor has it, and less exact. Not for models with quantizers.
+        bfloat16: Compute layers in bfloat16 while training, with weights and sums in float32:
+            faster where the processor has it, and less exact. Not for models with quantizers.
         cache_bytes: Memory for the teacher's outputs.
     """
 

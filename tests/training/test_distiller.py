@@ -193,7 +193,9 @@ def test_labels_alone_do_not_need_the_teacher() -> None:
 def test_the_teacher_is_asked_once_for_each_sample() -> None:
     data = small.samples()
     made = distiller(data=data)
-    assert made.run().teacher_samples <= len(data) + 16 + 20  # 16 to see whether they fit, 20 held out
+    assert (
+        made.run().teacher_samples <= len(data) + 16 + 20
+    )  # 16 to see whether they fit, 20 held out
 
 
 def test_what_does_not_fit_in_memory_is_computed_again() -> None:
