@@ -1,6 +1,6 @@
 """Exports the teacher's weights to ONNX with BatchNorm left in, and checks the file.
 
-    python -m models.fashion_resnet.export --weights weights.pt
+python -m models.fashion_resnet.export --weights weights.pt
 """
 
 import argparse
