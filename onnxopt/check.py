@@ -22,6 +22,7 @@ from onnxopt.instruments.verify import Objection, Referee
 from onnxopt.model import load, save
 from onnxopt.runtime.compare import Difference, Tolerance, compare
 from onnxopt.runtime.messages import SessionInfo
+from onnxopt.runtime.probe import environment
 from onnxopt.runtime.trial import try_model
 from onnxopt.runtime.worker import Worker, shared_worker
 
@@ -66,6 +67,7 @@ class CheckReport:
         layer: The first inner value that differs, where outputs do and there is one.
         tolerance: What was allowed.
         notes: What to know about the result.
+        environment: Machine and versions.
     """
 
     first: str
@@ -77,6 +79,7 @@ class CheckReport:
     layer: LayerDifference | None
     tolerance: Tolerance
     notes: tuple[str, ...]
+    environment: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data; a difference may be infinite."""
@@ -161,6 +164,7 @@ class _Check:
             layer,
             self.tolerance,
             tuple(self.notes),
+            environment(self.threads),
         )
 
     def _compare(

@@ -18,6 +18,7 @@ from onnxopt.cli.arguments import (
 )
 from onnxopt.cli.failures import reports_failures
 from onnxopt.cli.progress import progress
+from onnxopt.cli.reports import Report, check_reports, report_document, write_reports
 
 __all__ = ["bench"]
 
@@ -33,6 +34,7 @@ def bench(
     shapes: Shapes = None,
     threads: Threads = None,
     seconds: Seconds = None,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Measure models against each other: load time, peak memory, and latency with its spread.
@@ -46,8 +48,9 @@ def bench(
     from onnxopt.report.json_file import json_text
     from onnxopt.report.layout import console
 
+    check_reports(report, *models)
     with progress(as_json) as on_step:
-        report = run(
+        result = run(
             models,
             data=data,
             request=request,
@@ -55,9 +58,11 @@ def bench(
             seconds=1.0 if seconds is None else seconds,
             on_step=on_step,
         )
+        document = report_document("bench", result.to_dict())
+        write_reports(report, document)
     if as_json:
-        print(json_text(report.to_dict()))
+        print(json_text(document))
         return
     out = console()
-    for line in bench_lines(report):
+    for line in bench_lines(result):
         out.print(line)

@@ -20,6 +20,7 @@ from onnxopt.cli.arguments import (
 )
 from onnxopt.cli.failures import reports_failures
 from onnxopt.cli.progress import progress
+from onnxopt.cli.reports import Report, check_reports, report_document, write_reports
 
 __all__ = ["check"]
 
@@ -38,6 +39,7 @@ def check(
     shapes: Shapes = None,
     tolerance: Tolerances = None,
     threads: Threads = None,
+    report: Report = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -53,8 +55,9 @@ def check(
     from onnxopt.report.layout import console
     from onnxopt.runtime.compare import Tolerance
 
+    check_reports(report, first, second)
     with progress(quiet or as_json) as on_step:
-        report = run(
+        result = run(
             first,
             second,
             data=data,
@@ -63,11 +66,13 @@ def check(
             threads=threads or 1,
             on_step=on_step,
         )
+        document = report_document("check", result.to_dict())
+        write_reports(report, document)
     if as_json:
-        print(json_text(report.to_dict()))
+        print(json_text(document))
     elif not quiet:
         out = console()
-        for line in check_lines(report):
+        for line in check_lines(result):
             out.print(line)
-    if not report.agree:
+    if not result.agree:
         raise typer.Exit(_DIFFERENT)

@@ -8,6 +8,7 @@ import typer
 
 from onnxopt.cli.arguments import Json, Model, Shapes, shapes_from_texts
 from onnxopt.cli.failures import reports_failures
+from onnxopt.cli.reports import Report, check_reports, report_document, write_reports
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,7 +31,11 @@ Channels = Annotated[
 
 @reports_failures()
 def inspect(
-    model: Model, shapes: Shapes = None, channels: Channels = False, as_json: Json = False
+    model: Model,
+    shapes: Shapes = None,
+    channels: Channels = False,
+    report: Report = None,
+    as_json: Json = False,
 ) -> None:
     """Show what is in a model: operators and their cost, weights, inputs and outputs.
 
@@ -39,18 +44,26 @@ def inspect(
     """
     sizes = shapes_from_texts(shapes)
     from onnxopt.analysis.inspection import inspect_model
+    from onnxopt.findings import Findings
+    from onnxopt.layers import layers
     from onnxopt.model import load
     from onnxopt.report.inspection import inspection_lines
     from onnxopt.report.json_file import json_text
     from onnxopt.report.layout import console
+    from onnxopt.runtime.probe import environment
 
+    check_reports(report, model)
     loaded = load(model)
     facts = inspect_model(loaded, sizes)
+    found = Findings(layers(loaded)) if report or as_json else Findings()
     groups = _channel_groups(loaded) if channels else None
+    contents = {"model": str(model), **facts.to_dict(), **found.to_dict()}
+    contents["environment"] = environment(None)
+    if groups is not None:
+        contents["channels"] = [group.to_dict() for group in groups]
+    document = report_document("inspect", contents)
+    write_reports(report, document)
     if as_json:
-        document = facts.to_dict()
-        if groups is not None:
-            document["channels"] = [group.to_dict() for group in groups]
         print(json_text(document))
         return
     out = console()

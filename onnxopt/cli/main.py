@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+import shlex
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from onnxopt.cli.bench import bench
 from onnxopt.cli.bisect import bisect
@@ -16,11 +18,26 @@ from onnxopt.cli.failures import DEBUG_VARIABLE
 from onnxopt.cli.inspect import inspect
 from onnxopt.cli.optimize import optimize
 from onnxopt.cli.passes import passes
+from onnxopt.cli.report import report
+from onnxopt.cli.reports import command_line
 
 __all__ = ["app", "main"]
 
+
+class _Program(TyperGroup):
+    """Keeps the command line as it was given, so that a report can say how to make it again."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """Read the arguments."""
+        command_line.set(shlex.join(["onnxopt", *args]))
+        return super().make_context(info_name, args, parent, **extra)
+
+
 app = typer.Typer(
     name="onnxopt",
+    cls=_Program,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -60,12 +77,13 @@ def shared(
         os.environ[DEBUG_VARIABLE] = "1"
 
 
-app.command(epilog="Example: onnxopt optimize model.onnx smaller.onnx --report report.json")(
+app.command(epilog="Example: onnxopt optimize model.onnx smaller.onnx --report report.html")(
     optimize
 )
 app.command(epilog="Example: onnxopt inspect model.onnx --shape image:1,3,224,224")(inspect)
 app.command(epilog="Example: onnxopt check model.onnx smaller.onnx --tolerance 1e-3,1e-5")(check)
-app.command(epilog="Example: onnxopt bench model.onnx smaller.onnx --threads 2")(bench)
+app.command(epilog="Example: onnxopt bench model.onnx smaller.onnx --report bench.html")(bench)
+app.command(epilog="Example: onnxopt report before.json after.json compared.html")(report)
 app.command(epilog="Example: onnxopt passes fuse-affine")(passes)
 app.command(epilog="Example: onnxopt decode compact.onnx dense.onnx")(decode)
 app.command(

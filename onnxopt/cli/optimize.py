@@ -34,6 +34,7 @@ from onnxopt.cli.arguments import (
 )
 from onnxopt.cli.failures import reports_failures
 from onnxopt.cli.progress import progress
+from onnxopt.cli.reports import Report, check_reports, report_document, write_reports
 
 if TYPE_CHECKING:
     from onnxopt.optimizer import Settings
@@ -81,12 +82,7 @@ def optimize(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what was left alone, and why.")
     ] = False,
-    report: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            metavar="FILE.json", help="Write the report to a file, too.", show_default=False
-        ),
-    ] = None,
+    report: Report = None,
     threads: Threads = None,
     seconds: Seconds = None,
     dry_run: Annotated[
@@ -137,6 +133,7 @@ def optimize(
         "in_place": in_place or None,
         "dry_run": dry_run or None,
         "reproducer": reproducer,
+        "details": True if report or as_json else None,
         "target": target,
         "goal": goal,
         "effort": effort,
@@ -154,18 +151,18 @@ def optimize(
     written_to = _target(model, output, settings)
 
     from onnxopt.optimizer import optimize as run
-    from onnxopt.report.json_file import check_writable, json_text, write_json
+    from onnxopt.report.json_file import json_text
     from onnxopt.report.layout import console
     from onnxopt.report.terminal import refusal_lines, run_lines
 
-    if report is not None:
-        check_writable(report, model, written_to)
+    check_reports(report, model, written_to)
     with progress(quiet or as_json) as on_step:
         result = run(model, written_to, settings, on_step=on_step)
-    if report is not None:
-        write_json(report, result.to_dict())
+        on_step("writing the report")
+        document = report_document("optimize", result.to_dict())
+        write_reports(report, document)
     if as_json:
-        print(json_text(result.to_dict()))
+        print(json_text(document))
     elif not quiet:
         out = console()
         for line in run_lines(result, written=written_to is not None and not settings.dry_run):

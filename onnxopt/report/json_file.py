@@ -1,4 +1,4 @@
-"""Reports as JSON: to a file, whole or not at all, or as text."""
+"""Reports as JSON, to a file or as text; files are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from onnxopt.errors import ModelError
 
-__all__ = ["check_writable", "json_text", "write_json"]
+__all__ = ["check_writable", "json_text", "write_json", "write_text"]
 
 
 def json_text(document: Mapping[str, Any]) -> str:
@@ -42,11 +42,20 @@ def write_json(path: pathlib.Path, document: Mapping[str, Any]) -> None:
     Raises:
         ModelError: When that fails; a file that was there is still there then.
     """
+    write_text(path, json_text(document) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a file of text.
+
+    Raises:
+        ModelError: When that fails; a file that was there is still there then.
+    """
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json_text(document) + "\n")
+                file.write(text)
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
         except BaseException:

@@ -16,7 +16,7 @@ from onnxopt.pass_contract import PassReport
 from onnxopt.runtime.compare import Difference
 from onnxopt.runtime.statistics import Latency, Ratio
 
-__all__ = ["ModelFacts", "RunReport", "Undone"]
+__all__ = ["SCHEMA_VERSION", "ModelFacts", "RunReport", "Undone"]
 
 #: Grows when a field changes its meaning or goes; new fields do not count.
 SCHEMA_VERSION = 1

@@ -128,6 +128,13 @@ def _before_and_after(report: RunReport) -> Table:
             seconds_text(after.load_seconds),
             percent_text(before.load_seconds, after.load_seconds),
         )
+    if before.peak_memory_bytes is not None and after.peak_memory_bytes is not None:
+        table.add_row(
+            "peak memory",
+            bytes_text(before.peak_memory_bytes),
+            bytes_text(after.peak_memory_bytes),
+            percent_text(before.peak_memory_bytes, after.peak_memory_bytes),
+        )
     if before.latency is not None and after.latency is not None and report.speed is not None:
         table.add_row(
             "latency",

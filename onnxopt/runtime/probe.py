@@ -15,8 +15,8 @@ _PACKAGES = ("onnxopt", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 _FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 
 
-def environment(threads: int) -> dict[str, Any]:
-    """Processor, instruction sets, cores, threads used, and versions."""
+def environment(threads: int | None) -> dict[str, Any]:
+    """Processor, instruction sets, cores, threads used (None where nothing ran), and versions."""
     return {
         "processor": _processor_name(),
         "instruction_sets": [name for name in _FEATURES if name in processor_flags()],

@@ -15,7 +15,7 @@ import pytest
 from onnxopt.cli.failures import DEBUG_VARIABLE, reports_failures
 from tests.cli.conftest import run
 
-COMMANDS = ("optimize", "inspect", "check", "bench", "passes", "bisect", "decode")
+COMMANDS = ("optimize", "inspect", "check", "bench", "report", "passes", "bisect", "decode")
 MAIN = (sys.executable, "-c", "from onnxopt.cli.main import main; main()")
 
 

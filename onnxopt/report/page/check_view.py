@@ -1,0 +1,86 @@
+"""What the page shows of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxopt.report.page.circumstances import circumstances
+from onnxopt.report.page.run_view import decibels
+from onnxopt.report.page.tables import Cell, Column, Table, cell
+from onnxopt.report.page.views import ReportView, short_name
+
+__all__ = ["check_view"]
+
+_Facts = Mapping[str, Any]
+
+
+def check_view(document: _Facts, prefix: str, room: int) -> ReportView:
+    """Look at the report of `check`."""
+    first, second = short_name(document["first"]), short_name(document["second"])
+    if first == second:
+        first, second = document["first"], document["second"]
+    page = ReportView(prefix, "check", f"{first} and {second}", document)
+    feeds = f"{document['feeds']} feed{'s' if document['feeds'] != 1 else ''}"
+    agree = document["agree"]
+    page.lead.append(
+        f"The models agree, on {feeds}." if agree else f"The models differ, on {feeds}."
+    )
+    layer = document["layer"]
+    if layer is not None:
+        page.lead.append(f"First inner value that differs: {layer['value']} ({layer['reason']}).")
+    page.lead.extend(document["interface"])
+    worst = min(
+        (each["snr_db"] for each in document["differences"] if each["snr_db"] is not None),
+        default=None,
+    )
+    page.cards = [
+        ("outputs", "agree" if agree else "differ", f"on {feeds}", "good" if agree else "bad"),
+    ]
+    if document["differences"]:
+        page.cards.append(("noise", decibels(worst), "signal to noise of the worst output", ""))
+    page.add(
+        "differences",
+        "Outputs",
+        table=_table(document, f"{prefix}-outputs") if document["differences"] else None,
+        tolerance=document["tolerance"],
+        layer=layer,
+        notes=document["notes"],
+    )
+    page.add("again", "How to see this again", facts=list(circumstances(document)))
+    return page
+
+
+def _table(document: _Facts, name: str) -> Table:
+    count = max(1, document["feeds"])
+    outputs = max(1, len(document["differences"]) // count)
+    rows = [
+        {**each, "feed": index // outputs + 1} for index, each in enumerate(document["differences"])
+    ]
+    return Table.of_records(
+        name,
+        "How each output of each feed differs.",
+        rows,
+        [
+            (Column("output", breaks=True), lambda each: Cell(each["output"])),
+            (Column("feed", True), lambda each: cell(each["feed"], "{:.0f}".format)),
+            (Column("verdict"), lambda each: Cell("agrees" if each["agrees"] else "differs")),
+            (
+                Column("largest difference", True),
+                lambda each: cell(each["max_abs"], "{:.3g}".format),
+            ),
+            (
+                Column("S/N", True),
+                lambda each: Cell(decibels(each["snr_db"]), each["snr_db"] or 1e9),
+            ),
+            (Column("cosine", True), lambda each: cell(each["cosine"], "{:.6f}".format)),
+            (
+                Column("remark"),
+                lambda each: Cell(
+                    "the first is as far from itself" if each["own_noise"] else each["reason"]
+                ),
+            ),
+        ],
+        tall=len(rows) > 20,
+        filter="output" if len(rows) > 20 else "",
+    )
