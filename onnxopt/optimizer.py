@@ -316,7 +316,7 @@ def _check_target(source: pathlib.Path, target: pathlib.Path, in_place: bool) ->
 
 
 def _passes(settings: Settings) -> list[Pass]:
-    passes = parse_pipeline(settings.passes)
+    passes = parse_pipeline(settings.pipeline)
     names = {pass_.name for pass_ in passes}
     for name in settings.skip:
         if name not in names:

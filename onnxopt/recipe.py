@@ -228,6 +228,7 @@ _READERS: Mapping[str, _Reader] = {
     "goal": _one_of("latency", "size", "balanced"),
     "effort": _one_of("low", "medium", "high"),
     "external_data": _one_of("auto", "always", "never"),
+    "details": _boolean,
     "in_place": _boolean,
     "dry_run": _boolean,
     "reproducer": _path,

@@ -22,7 +22,8 @@ class Settings:
     """How to optimize.
 
     Attributes:
-        passes: Pipeline text, or the name of a pipeline.
+        passes: Pipeline text, or the name of a pipeline; when None, ``tuned`` where there are
+            samples to learn from and models may run, else ``exact``.
         skip: Passes to leave out of it.
         verify: Compare outputs at the end, after each pass that changed something, or never.
         guard_speed: Time the result against the original and undo what makes it slower.
@@ -43,7 +44,7 @@ class Settings:
         reproducer: Folder for reproducers of failing passes; beside the output when None.
     """
 
-    passes: str = "exact"
+    passes: str | None = None
     skip: tuple[str, ...] = ()
     verify: Literal["end", "each", "off"] = "end"
     guard_speed: bool = True
@@ -62,3 +63,10 @@ class Settings:
     in_place: bool = False
     dry_run: bool = False
     reproducer: str | os.PathLike[str] | None = None
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline that is meant."""
+        if self.passes is not None:
+            return self.passes
+        return "exact" if self.data is None or self.verify == "off" else "tuned"

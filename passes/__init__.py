@@ -82,9 +82,11 @@ simplify-clips fuse-activations fuse-gelu fuse-layer-norm fuse-softmax
 fuse-pad fuse-matmul-add fuse-affine fold-pruned-channels affine-to-batch-norm
 """
 
+#: ``tuned`` is what it runs by default when it has samples to learn from.
 #: ``compact`` makes the file small besides; what was compact already is made dense first, so that
 #: the passes in between see numbers.
 PIPELINES: Mapping[str, str] = {
     "exact": ",".join(_EXACT.split()),
+    "tuned": "exact,quantize",
     "compact": "decode-weights,exact,compact-weights",
 }

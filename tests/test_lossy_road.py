@@ -21,6 +21,7 @@ from onnxopt.pass_contract import Kind, Outcome, Pass
 from onnxopt.pass_manager import available_passes, parse_pipeline
 from onnxopt.recipe import budget_from, read_recipe
 from onnxopt.samples import Samples, split
+from onnxopt.settings import Settings
 from onnxopt.workbench import Workbench
 from tests.differential import parse
 
@@ -253,3 +254,12 @@ def test_a_recipe_states_the_budget(tmp_path: pathlib.Path) -> None:
 
 def test_a_pipeline_needs_no_data_to_be_read() -> None:
     assert [pass_.needs_data for pass_ in parse_pipeline("louder,learns")] == [False, True]
+
+
+def test_the_default_pipeline_learns_where_there_is_something_to_learn_from() -> None:
+    assert Settings().pipeline == "exact"
+    assert Settings(data="samples.npz").pipeline == "tuned"
+    assert Settings(data="samples.npz", verify="off").pipeline == "exact"
+    assert Settings(data="samples.npz", passes="exact").pipeline == "exact"
+    kinds = {pass_.kind for pass_ in parse_pipeline("tuned")}
+    assert Kind.LOSSY in kinds
