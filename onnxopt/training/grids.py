@@ -159,8 +159,8 @@ class WeightGrid:
         zeros = np.zeros(scale.shape.numpy(), np.int64) if zero is None else zero.numpy()
         x = torch.empty([int(size) for size in tensor.shape.numpy()], device="meta")
         along, size = 1 if axis is None else axis, block or 0
-        scales = torch.from_numpy(np.asarray(scale.numpy(), np.float32))
-        starts = torch.from_numpy(np.asarray(zeros, np.int64))
+        scales = torch.from_numpy(np.array(scale.numpy(), np.float32))
+        starts = torch.from_numpy(np.array(zeros, np.int64))
         placed = [aligned(each, x, along, size).numpy() for each in (scales, starts)]
         return cls(placed[0], placed[1], tensor.dtype)
 

@@ -30,6 +30,7 @@ def import_model(
     trainable: Sequence[str] = (),
     frozen: Sequence[str] = (),
     batch_statistics: bool = False,
+    learned_scales: bool = False,
 ) -> OnnxModule:
     """Import a model as a PyTorch module.
 
@@ -44,6 +45,7 @@ def import_model(
         frozen: Patterns of weights that are no parameters.
         batch_statistics: Whether BatchNormalization takes the statistics of the batch while the
             module trains, and moves the running ones. Else it does what it does in ONNX.
+        learned_scales: Whether the scales of quantizers are parameters, too.
 
     Raises:
         ModelError: The file is no valid model.
@@ -57,7 +59,7 @@ def import_model(
     graph = model.graph
     chosen = list(graph.outputs) if outputs is None else _values(graph, outputs)
     inputs = [value for value in graph.inputs if stored(value) is None]
-    weights = _weights(graph, trainable, frozen, batch_statistics)
+    weights = _weights(graph, trainable, frozen, batch_statistics, learned_scales)
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
     compiled = compile_graph(graph, inputs, chosen, weights, opset)
     read = {name for _, name in compiled.program.tensors}
@@ -80,9 +82,15 @@ def _values(graph: ir.Graph, names: Sequence[str]) -> list[ir.Value]:
 
 
 def _weights(
-    graph: ir.Graph, trainable: Sequence[str], frozen: Sequence[str], batch_statistics: bool
+    graph: ir.Graph,
+    trainable: Sequence[str],
+    frozen: Sequence[str],
+    batch_statistics: bool,
+    learned_scales: bool,
 ) -> list[Weight]:
     found = dict.fromkeys(roles.weights(graph))
+    if learned_scales:
+        found.update(dict.fromkeys(roles.scales(graph)))
     floats = [value for value in roles.constants(graph) if _is_float(value)]
     for pattern in trainable:
         found.update(dict.fromkeys(_matching(floats, pattern)))

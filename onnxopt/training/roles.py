@@ -25,7 +25,7 @@ from onnxopt.training.grids import WeightGrid
 from onnxopt.training.stored import stored
 from onnxopt.traversal import all_graphs, all_nodes
 
-__all__ = ["constants", "statistics", "weights"]
+__all__ = ["constants", "scales", "statistics", "weights"]
 
 #: Inputs that hold weights, by operator.
 _WEIGHTS: dict[str, tuple[int, ...]] = {
@@ -85,6 +85,16 @@ def statistics(graph: ir.Graph) -> Iterator[ir.Value]:
             for value in node.inputs[3:5]:
                 if value is not None and stored(value) is not None:
                     yield value
+
+
+def scales(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Steps of the grids that numbers are rounded to while the model runs."""
+    for node in all_nodes(graph):
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and is_standard(node):
+            value = node.inputs[1]
+            tensor = stored(value)
+            if value is not None and tensor is not None and tensor.dtype == ir.DataType.FLOAT:
+                yield value
 
 
 def weights(graph: ir.Graph) -> list[ir.Value]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 
 from onnxopt.errors import ModelError
 from onnxopt.model import ExternalData, bytes_on_disk, load, save
+from onnxopt.training.bias_scales import following_scales
 from onnxopt.training.grids import WeightGrid
 from onnxopt.training.module import OnnxModule
 from onnxopt.training.numbers import array_of
-from onnxopt.training.roles import constants
+from onnxopt.training.roles import constants, scales
 from onnxopt.training.stored import stored
 
 __all__ = ["write_back", "write_back_file"]
@@ -25,7 +27,8 @@ def write_back(module: OnnxModule, model: ir.Model) -> list[str]:
     """Put the weights of a module into a model, in place.
 
     Only tensors that changed are touched: graph, names, types and every other byte stay. Integer
-    weights are rounded to the grid that the model has for them.
+    weights are rounded to the grid that the model has for them; where the scales of a layer were
+    trained, that of its integer bias follows.
 
     Args:
         module: What `import_model` made of this model, or of one with the same weights.
@@ -35,33 +38,30 @@ def write_back(module: OnnxModule, model: ir.Model) -> list[str]:
         Names of the tensors that changed.
 
     Raises:
-        ModelError: A weight is not in the model, has another shape there, or is no longer finite.
+        ModelError: A weight is not in the model, has another shape there, or is no longer finite,
+            or a scale is no longer positive. The model is unchanged then.
     """
     held: dict[str | None, ir.Value] = {value.name: value for value in constants(model.graph)}
-    changed: list[tuple[ir.Value, NDArray[Any]]] = []
-    for name, tensor in module.weights.items():
-        if name not in held:
-            raise ModelError(f"the model has no weight '{name}': it is another one than trained")
-        value = held[name]
-        old = stored(value)
-        assert old is not None
-        new = array_of(tensor)
-        if tuple(old.shape) != new.shape:
-            raise ModelError(
-                f"weight '{name}' has shape {new.shape} after training and "
-                f"{tuple(old.shape)} in the model"
-            )
-        if not np.isfinite(new.astype(np.float64)).all():
-            raise ModelError(f"weight '{name}' is no longer finite; nothing was written")
-        grid = WeightGrid.of(value) if name in module.integer_weights else None
-        before = old.numpy()
-        new = new.astype(before.dtype) if grid is None else grid.quantized(new, before)
-        if new.tobytes() == before.tobytes():
-            continue
-        changed.append((value, new))
-    for value, new in changed:
-        _replace(value, new)
-    return [str(value.name) for value, _ in changed]
+    trained = {name: array_of(tensor) for name, tensor in module.weights.items()}
+    steps = {value.name for value in scales(model.graph)}
+    for name, new in trained.items():
+        _check(name, new, held, name in steps)
+    changed = []
+    for name, new in trained.items():
+        if name not in module.integer_weights and _replace(held[name], new):
+            changed.append(name)
+    if steps.intersection(changed):
+        for value, scale in list(following_scales(model.graph)):
+            _replace(value, scale)
+            changed.append(str(value.name))
+    for name, new in trained.items():
+        if name in module.integer_weights:
+            grid, old = WeightGrid.of(held[name]), stored(held[name])
+            assert grid is not None
+            assert old is not None
+            if _replace(held[name], grid.quantized(new, old.numpy())):
+                changed.append(name)
+    return changed
 
 
 def write_back_file(
@@ -88,16 +88,39 @@ def write_back_file(
     return changed
 
 
-def _replace(value: ir.Value, array: NDArray[Any]) -> None:
+def _check(
+    name: str, new: NDArray[Any], held: Mapping[str | None, ir.Value], is_scale: bool
+) -> None:
+    if name not in held:
+        raise ModelError(f"the model has no weight '{name}': it is another one than trained")
+    old = stored(held[name])
+    assert old is not None
+    if tuple(old.shape) != new.shape:
+        raise ModelError(
+            f"weight '{name}' has shape {new.shape} after training and {tuple(old.shape)} in the "
+            "model"
+        )
+    numbers = new.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise ModelError(f"weight '{name}' is no longer finite; nothing was written")
+    if is_scale and not (numbers > 0).all():
+        raise ModelError(f"scale '{name}' is no longer positive; nothing was written")
+
+
+def _replace(value: ir.Value, array: NDArray[Any]) -> bool:
+    """Give a constant other numbers; False when they are the same."""
     old = stored(value)
     assert old is not None
+    before = old.numpy()
+    array = array.astype(before.dtype)
+    if array.tobytes() == before.tobytes():
+        return False
     new = ir.Tensor(array, dtype=old.dtype, name=old.name, doc_string=old.doc_string)
     new.metadata_props.update(old.metadata_props)
-    if value.is_initializer():
-        value.const_value = new
-        return
-    node = value.producer()
-    assert node is not None
-    node.attributes.clear()
-    node.attributes.add(ir.AttrTensor("value", new))
+    if not value.is_initializer():
+        node = value.producer()
+        assert node is not None
+        node.attributes.clear()
+        node.attributes.add(ir.AttrTensor("value", new))
     value.const_value = new
+    return True

@@ -15,6 +15,7 @@ from onnxopt.rewriting import Refuse
 from onnxopt.training.grids import FakeQuantize, Quantize, aligned, range_of
 from onnxopt.training.node_view import Builder, Call, Form, NodeView, Operand
 from onnxopt.training.operators.convolution import convolution
+from onnxopt.training.stored import stored
 
 __all__ = ["BUILDERS"]
 
@@ -124,10 +125,9 @@ def _quantized_from(node: NodeView) -> NodeView | None:
 
 
 def _stored_type(node: NodeView) -> ir.DataType:
-    value = node.input(0)
-    assert value is not None
-    assert value.dtype is not None
-    return value.dtype
+    tensor = stored(node.input(0))
+    assert tensor is not None
+    return tensor.dtype
 
 
 def _dynamic_quantize(node: NodeView) -> Call:
