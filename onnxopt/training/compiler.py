@@ -39,6 +39,8 @@ __all__ = ["Compiled", "Weight", "compile_graph", "module_name"]
 _NOTHING, _DEVICE, _TRAINING = 0, 1, 2
 #: What these make is theirs alone, and not needed for their own gradients: it may be overwritten.
 _FRESH = frozenset(("Add", "BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul", "Sub"))
+#: Constants of more elements are tensors.
+_LARGEST_HOST = 64
 #: How many problems a message lists in full.
 _PROBLEMS_LISTED = 20
 
@@ -167,6 +169,8 @@ class _Compiler:
         self._bound_tensors: dict[ir.Value, int] = {}
         self._bound_hosts: dict[ir.Value, int] = {}
         self._names = {weight.name for weight in weights}
+        self._shadows = frozenset(weight.value for weight in weights if weight.shadow)
+        self._ranks: set[ir.Value] = set()
 
     def compile(
         self, graph: ir.Graph, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]
@@ -215,11 +219,11 @@ class _Compiler:
             self._if(node, scope)
             return
         present = [value for value in node.inputs if value is not None]
-        view = NodeView(node, self._opset, self._constants, self._shadows)
+        view = NodeView(node, self._opset, self._constants, self._shadows, self._ranks)
         if is_standard(node) and present and all(value in self._constants for value in present):
             self._fold(node, _built(_builder(node), view))
             return
-        host = all(value in self._constants or value in scope.hosts for value in present)
+        host = all(value in scope.hosts or self._is_small(value) for value in present)
         if host and is_standard(node) and node.op_type in HOST_BUILDERS:
             try:
                 call = _built(HOST_BUILDERS[node.op_type], view)
@@ -227,13 +231,15 @@ class _Compiler:
                 pass  # then on tensors
             else:
                 self._emit(node, call, scope, scope.hosts)
+                if node.op_type == "Shape":
+                    self._ranks.update(node.outputs)
                 return
         call = _built(_builder(node), view)
         self._emit(node, call, scope, scope.hosts if node.op_type in SIZES else scope.tensors)
 
-    @property
-    def _shadows(self) -> frozenset[ir.Value]:
-        return frozenset(value for value, weight in self._weights.items() if weight.shadow)
+    def _is_small(self, value: ir.Value) -> bool:
+        """Whether a value is constant, and no larger than what is made of sizes."""
+        return value in self._constants and self._constants[value].size <= _LARGEST_HOST
 
     def _fold(self, node: ir.Node, call: Call) -> None:
         """Work out a node all of whose inputs are constant."""

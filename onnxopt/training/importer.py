@@ -66,7 +66,7 @@ def import_model(
     return OnnxModule(
         compiled,
         [weight for weight in weights if weight.name in read],
-        [str(value.name) for value in inputs],
+        inputs,
         [str(value.name) for value in chosen],
         batch_statistics,
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from onnxopt.analysis.values import dims
 from onnxopt.errors import FeedError
 from onnxopt.training.compiler import Compiled, Weight
 from onnxopt.training.program import run
@@ -25,6 +27,7 @@ class OnnxModule(torch.nn.Module):
     Attributes:
         input_names: Inputs in order.
         output_names: Outputs in order.
+        free_axes: For each input the axes whose size is free in the model.
         batch_statistics: Whether BatchNormalization takes the statistics of the batch, and moves
             the running ones, while the module trains.
         integer_weights: Names of weights that the model holds as integers.
@@ -34,12 +37,13 @@ class OnnxModule(torch.nn.Module):
         self,
         compiled: Compiled,
         weights: Sequence[Weight],
-        input_names: Sequence[str],
+        inputs: Sequence[ir.Value],
         output_names: Sequence[str],
         batch_statistics: bool,
     ) -> None:
         super().__init__()
-        self.input_names = tuple(input_names)
+        self.input_names = tuple(str(value.name) for value in inputs)
+        self.free_axes = tuple(_free_axes(value) for value in inputs)
         self.output_names = tuple(output_names)
         self.batch_statistics = batch_statistics
         self.integer_weights = frozenset(
@@ -97,3 +101,8 @@ class OnnxModule(torch.nn.Module):
                 f"{len(inputs)} by position and {', '.join(named) or 'none'} by name"
             )
         return [*inputs, *(named[name] for name in rest)]
+
+
+def _free_axes(value: ir.Value) -> tuple[int, ...]:
+    sizes = dims(value) or ()
+    return tuple(axis for axis, size in enumerate(sizes) if not isinstance(size, int))

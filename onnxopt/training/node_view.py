@@ -64,6 +64,7 @@ class NodeView:
         opset: Version of the standard opset.
         constants: Numbers of the values that are the same in every run and are no parameters.
         shadows: Parameters that stand for the integers of the model.
+        ranks: Shapes of shapes.
     """
 
     def __init__(
@@ -72,16 +73,18 @@ class NodeView:
         opset: int,
         constants: Mapping[ir.Value, NDArray[Any]],
         shadows: Set[ir.Value] = frozenset(),
+        ranks: Set[ir.Value] = frozenset(),
     ) -> None:
         self.node = node
         self.opset = opset
         self._constants = constants
         self._shadows = shadows
+        self._ranks = ranks
         self._read: set[str] = set()
 
     def beside(self, node: ir.Node) -> NodeView:
         """Another node, seen the same way."""
-        return NodeView(node, self.opset, self._constants, self._shadows)
+        return NodeView(node, self.opset, self._constants, self._shadows, self._ranks)
 
     @property
     def outputs(self) -> int:
@@ -131,6 +134,10 @@ class NodeView:
     def is_shadow(self, index: int) -> bool:
         """Whether an input is a parameter in float that stands for integers."""
         return self.input(index) in self._shadows
+
+    def is_rank(self, index: int) -> bool:
+        """Whether an input says how many sizes there are."""
+        return self.input(index) in self._ranks
 
     def number(self, index: int) -> float | int | bool | None:
         """The one number of a constant input, else None."""

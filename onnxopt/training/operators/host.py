@@ -64,6 +64,7 @@ def _where(condition: Host, x: Host, y: Host) -> Host:
 
 def _gather(node: NodeView) -> Call:
     axis = node.int_attribute("axis", 0)
+    node.require(not node.is_computed(1), "sizes picked by other sizes")
 
     def gather(x: Host, indices: Host) -> Host:
         return as_host(np.take(x, np.asarray(indices.tolist(), np.int64), axis=axis))
@@ -78,6 +79,8 @@ def _concat(node: NodeView) -> Call:
 
 def _slice(node: NodeView) -> Call:
     node.require(not node.has_attribute("starts"), "slices by attributes of shapes")
+    for index in (1, 2, 3, 4):
+        node.require(not node.is_computed(index), "sizes cut by other sizes")
 
     def cut(x: Host, *given: Host | None) -> Host:
         starts, ends, axes, steps = (None if each is None else integers(each) for each in given)
@@ -96,6 +99,7 @@ def _slice(node: NodeView) -> Call:
 
 def _reshape(node: NodeView) -> Call:
     zero_is_zero = bool(node.int_attribute("allowzero", 0))
+    node.require(not node.is_computed(1), "sizes shaped by other sizes")
 
     def reshape(x: Host, sizes: Host) -> Host:
         return x.reshape([int(size) for size in reshaped(x.shape, integers(sizes), zero_is_zero)])
@@ -141,6 +145,23 @@ def _ceil(node: NodeView) -> Call:
     return Call(lambda x: as_host(np.ceil(x)), (node.host(0),))
 
 
+def _shape(node: NodeView) -> Call:
+    """How many sizes there are: the rank of a tensor, which is the same in every run."""
+    node.ignore_attributes("start", "end")
+    node.require(not node.has_attribute("start"), "a part of a rank")
+    return Call(lambda x: as_host(list(x.shape)), (node.host(0),))
+
+
+def _constant_of_shape(node: NodeView) -> Call:
+    """As many equal numbers as there are sizes."""
+    value = node.tensor_attribute("value")
+    node.require(node.is_rank(0), "a tensor whose size differs from run to run")
+    if value is None or value.dtype.kind != "i":
+        raise Refuse("sizes that are no integers")
+    number = value.reshape(-1)[0]
+    return Call(lambda sizes: np.full(integers(sizes), number), (node.host(0),))
+
+
 def _product(node: NodeView) -> Call:
     keep = bool(node.int_attribute("keepdims", 1))
     axes = node.axes()
@@ -157,6 +178,7 @@ HOST_BUILDERS: dict[str, Builder] = {
     "Cast": _cast,
     "Ceil": _ceil,
     "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
     "Div": _elementwise(_div),
     "Equal": _elementwise(_compare(operator.eq)),
     "Floor": _floor,
@@ -172,6 +194,7 @@ HOST_BUILDERS: dict[str, Builder] = {
     "Or": _elementwise(np.logical_or),
     "ReduceProd": _product,
     "Reshape": _reshape,
+    "Shape": _shape,
     "Slice": _slice,
     "Squeeze": _squeeze,
     "Sub": _elementwise(operator.sub),

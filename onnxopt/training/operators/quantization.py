@@ -14,6 +14,7 @@ from onnxopt.op_traits import is_standard
 from onnxopt.rewriting import Refuse
 from onnxopt.training.grids import FakeQuantize, Quantize, aligned, range_of
 from onnxopt.training.node_view import Builder, Call, Form, NodeView, Operand
+from onnxopt.training.numbers import torch_type
 from onnxopt.training.operators.convolution import convolution
 from onnxopt.training.stored import stored
 
@@ -79,8 +80,8 @@ def _dequantize(node: NodeView) -> Call:
                 return x  # steps so small that float32 does not resolve them
             step = aligned(scale, x, axis, block)
             start = aligned(_zero_like(scale, zero), x, axis, block)
-            if torch.compiler.is_exporting() and not block:
-                return _traceable(x, scale, zero, axis, low, high)
+            if torch.compiler.is_exporting() and dtype.bitwidth >= 8:
+                return _traceable(x, scale, zero, axis, block, dtype)
             return FakeQuantize.apply(x, step, start, low, high)
 
         return Call(fake_quantize, (before, node.tensor(1), node.tensor(2)))
@@ -94,17 +95,18 @@ def _dequantize(node: NodeView) -> Call:
 
 
 def _traceable(
-    x: Tensor, scale: Tensor, zero: Tensor | None, axis: int, low: int, high: int
+    x: Tensor, scale: Tensor, zero: Tensor | None, axis: int, block: int, dtype: ir.DataType
 ) -> Tensor:
-    """The form that `torch.onnx` turns into QuantizeLinear and DequantizeLinear."""
-    if scale.numel() == 1:
-        start = torch.zeros_like(scale) if zero is None else zero
-        return torch.fake_quantize_per_tensor_affine(
-            x, scale.reshape(()), start.to(torch.int32).reshape(()), low, high
-        )
+    """The two operators themselves, which `torch.onnx` writes as they are."""
     start = torch.zeros_like(scale) if zero is None else zero
-    return torch.fake_quantize_per_channel_affine(
-        x, scale, start.to(torch.int32), axis % x.ndim, low, high
+    grid = (scale, start.to(torch_type(dtype)))
+    attributes = {"axis": axis, "block_size": block} if block else {"axis": axis}
+    symbolic = torch.onnx.ops.symbolic
+    quantized = symbolic(
+        "QuantizeLinear", (x, *grid), attributes, dtype=torch_type(dtype), shape=x.shape
+    )
+    return symbolic(
+        "DequantizeLinear", (quantized, *grid), attributes, dtype=scale.dtype, shape=x.shape
     )
 
 
