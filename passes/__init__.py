@@ -31,6 +31,7 @@ _LOCATIONS = {
     "eliminate-dead-code": "eliminate_dead_code:EliminateDeadCode",
     "fuse-affine": "fuse_affine:FuseAffine",
     "fold-pruned-channels": "fold_pruned_channels:FoldPrunedChannels",
+    "prune-channels": "prune_channels:PruneChannels",
     "affine-to-batch-norm": "affine_to_batch_norm:AffineToBatchNorm",
     "fuse-pad": "fuse_pad:FusePad",
     "fuse-matmul-add": "fuse_matmul_add:FuseMatMulAdd",

@@ -11,11 +11,21 @@ for structures Kurtic et al., ZipLM, NeurIPS 2023, arXiv 2302.04089.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Moments", "Refit", "costs_of_removal", "damped", "refit", "removal_order"]
+__all__ = [
+    "Moments",
+    "Refit",
+    "checked_refit",
+    "costs_of_removal",
+    "damped",
+    "refit",
+    "removal_order",
+    "usual_damping",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -30,10 +40,12 @@ class Moments:
     Attributes:
         second: The second moment, or the covariance if the layer has a bias to move, [K, K].
         mean: Mean row, [K]; zeros where there is no bias to move.
+        count: Number of rows.
     """
 
     second: Array
     mean: Array
+    count: int
 
     @classmethod
     def of(cls, gram: Array, sums: Array, count: int, *, centred: bool) -> Moments:
@@ -48,12 +60,23 @@ class Moments:
         mean = sums / max(1, count)
         second = gram / max(1, count)
         if not centred:
-            return cls(second, np.zeros_like(mean))
-        return cls(second - np.outer(mean, mean), mean)
+            return cls(second, np.zeros_like(mean), count)
+        return cls(second - np.outer(mean, mean), mean, count)
 
     def output_energy(self, weights: Array) -> float:
         """Mean square of what the layer puts out, summed over its outputs."""
         return float(np.sum(weights * (self.second @ weights)))
+
+    def error(self, before: Array, after: Array, shift: Array) -> float:
+        """Mean square of what the outputs move, summed over outputs.
+
+        Args:
+            before: Weights, [K, M].
+            after: Other weights.
+            shift: What is added to the bias.
+        """
+        change = after - before
+        return self.output_energy(change) + float(np.square(self.mean @ change + shift).sum())
 
 
 def damped(second: Array, damping: float) -> Array:
@@ -76,6 +99,13 @@ class Refit:
     shift: Array
 
 
+def usual_damping(inputs: int, moments: Moments) -> float:
+    """A damping that is rarely far off: 1 % as in GPTQ, more where there are hardly more rows than
+    inputs, which could then take over by accident.
+    """
+    return max(0.01, inputs / max(1, moments.count))
+
+
 def refit(weights: Array, moments: Moments, keep: Array, damping: float = 0.01) -> Refit:
     """Let the inputs that stay take over from those that go, by least squares.
 
@@ -83,8 +113,8 @@ def refit(weights: Array, moments: Moments, keep: Array, damping: float = 0.01) 
         weights: [K, M].
         moments: Of the rows; with a mean, the bias makes up for what is constant.
         keep: Which inputs stay, bool [K].
-        damping: Added to the diagonal, as a part of its mean; keeps weights small where data is
-            short.
+        damping: Added to the diagonal, as a part of its mean; keeps weights near what they were
+            where data is short.
     """
     result = np.zeros_like(weights)
     if keep.any():
@@ -94,6 +124,28 @@ def refit(weights: Array, moments: Moments, keep: Array, damping: float = 0.01) 
         )
         result[keep] = weights[keep] + taken
     return Refit(result, moments.mean @ (weights - result))
+
+
+def checked_refit(
+    weights: Array, moments: Moments, check: Moments, keep: Array, dampings: Sequence[float]
+) -> Refit:
+    """A refit with the damping that does best on rows that were not fitted to.
+
+    Args:
+        weights: [K, M].
+        moments: Of the rows to fit to.
+        check: Of other rows.
+        keep: Which inputs stay, bool [K].
+        dampings: What to try, from the least.
+    """
+    best, least = Refit(weights * keep[:, None], np.zeros(weights.shape[1])), np.inf
+    for damping in dampings:
+        found = refit(weights, moments, keep, damping)
+        error = check.error(weights, found.weights, found.shift)
+        if error >= least:
+            break  # it is a valley
+        best, least = found, error
+    return best
 
 
 def costs_of_removal(weights: Array, moments: Moments, units: Array) -> Array:
@@ -117,7 +169,11 @@ def costs_of_removal(weights: Array, moments: Moments, units: Array) -> Array:
 
 
 def removal_order(
-    layers: list[tuple[Array, Moments, Array]], candidates: Array, most: int, damping: float = 0.01
+    layers: list[tuple[Array, Moments, Array]],
+    candidates: Array,
+    most: int,
+    damping: float = 0.01,
+    at_once: int = 1,
 ) -> tuple[list[int], list[float]]:
     """Remove units one by one, each time the one whose loss can be made up for best.
 
@@ -129,64 +185,80 @@ def removal_order(
         candidates: Units that may go.
         most: Remove so many at most.
         damping: As in `refit`.
+        at_once: Look again after so many have gone.
 
     Returns:
         Units in the order in which they go, and the error when all so far are gone: the mean square
         error over the mean square output, summed over layers.
     """
     states = [_Eliminated(*layer, damping) for layer in layers]
-    left = {int(each) for each in candidates}
+    open_ = np.zeros(max(state.count for state in states) if states else 0, np.bool_)
+    open_[np.asarray(candidates, np.int64)] = True
     order: list[int] = []
     errors: list[float] = []
     total = 0.0
-    for _ in range(min(most, len(left))):
-        costs = dict.fromkeys(left, 0.0)
+    left = min(most, int(open_.sum()))
+    while left:
+        costs = np.where(open_, 0.0, np.inf)
         for state in states:
-            for unit, cost in state.costs().items():
-                if unit in costs:
-                    costs[unit] += cost
-        unit = min(left, key=lambda each: (costs[each], each))
+            costs[: state.count] += state.costs()
+        units = np.argsort(costs, kind="stable")[: min(at_once, left)]
         for state in states:
-            state.remove(unit)
-        left.remove(unit)
-        total += costs[unit]
-        order.append(unit)
-        errors.append(total)
+            state.remove(units)
+        open_[units] = False
+        left -= len(units)
+        order.extend(units.tolist())
+        errors.extend((total + np.cumsum(costs[units])).tolist())
+        total = errors[-1]
     return order, errors
 
 
 class _Eliminated:
-    """A layer from which units are taken one by one, by block elimination of the inverse."""
+    """A layer from which units are taken one by one, by block elimination of the inverse.
+
+    Args:
+        weights: [K, M].
+        moments: Of the rows.
+        units: The unit of each input, -1 for none.
+        damping: As in `refit`.
+
+    Attributes:
+        count: Number of units, with those that the layer does not read.
+    """
 
     def __init__(self, weights: Array, moments: Moments, units: Array, damping: float) -> None:
+        self.count = int(units.max(initial=-1)) + 1
         self._energy = moments.output_energy(weights) + _TINY
         self._inverse = np.linalg.inv(damped(moments.second, damping))
         self._weights = weights.astype(np.float64).copy()
-        self._places = {
-            int(unit): np.flatnonzero(units == unit) for unit in np.unique(units) if unit >= 0
-        }
+        self._places = [np.flatnonzero(units == unit) for unit in range(self.count)]
+        self._left = np.array([len(places) > 0 for places in self._places], np.bool_)
 
-    def costs(self) -> dict[int, float]:
-        """By unit that is left, the further error when it goes, relative to the output."""
-        single = all(len(places) == 1 for places in self._places.values())
-        if single and self._places:
-            units = list(self._places)
-            places = np.array([self._places[unit][0] for unit in units])
-            norms = np.square(self._weights[places]).sum(axis=1)
-            relative = norms / np.diagonal(self._inverse)[places] / self._energy
-            return dict(zip(units, relative.tolist(), strict=True))
-        found = {}
-        for unit, places in self._places.items():
-            block = self._inverse[np.ix_(places, places)]
+    def costs(self) -> Array:
+        """By unit, the further error when it goes, relative to the output; 0 where it is gone."""
+        costs = np.zeros(self.count)
+        left = np.flatnonzero(self._left)
+        sizes = {len(self._places[unit]) for unit in left}
+        for size in sizes:
+            units = np.array([unit for unit in left if len(self._places[unit]) == size])
+            places = np.array([self._places[unit] for unit in units])
             rows = self._weights[places]
-            found[unit] = float(np.sum(rows * np.linalg.solve(block, rows))) / self._energy
-        return found
+            if size == 1:
+                variance = np.diagonal(self._inverse)[places[:, 0]]
+                costs[units] = np.square(rows[:, 0]).sum(axis=1) / variance
+                continue
+            blocks = self._inverse[places[:, :, None], places[:, None, :]]
+            costs[units] = np.sum(rows * np.linalg.solve(blocks, rows), axis=(1, 2))
+        result: Array = costs / self._energy
+        return result
 
-    def remove(self, unit: int) -> None:
-        """Take a unit out, with the others taking over."""
-        places = self._places.pop(unit, None)
-        if places is None:
+    def remove(self, units: Array) -> None:
+        """Take units out, with the others taking over."""
+        here = [unit for unit in units.tolist() if unit < self.count and self._left[unit]]
+        if not here:
             return
+        self._left[here] = False
+        places = np.concatenate([self._places[unit] for unit in here])
         columns = self._inverse[:, places]
         gain = columns @ np.linalg.inv(self._inverse[np.ix_(places, places)])
         self._weights -= gain @ self._weights[places]

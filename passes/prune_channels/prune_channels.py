@@ -1,0 +1,388 @@
+"""The pass itself: which channels go, and what becomes of the layers around them."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import pathlib
+import tempfile
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxopt import findings
+from onnxopt.channels import Trace, trace
+from onnxopt.errors import OptionError
+from onnxopt.model import save
+from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
+from onnxopt.rewriting import Context, Refuse
+from onnxopt.runtime.trial import race
+from onnxopt.workbench import Workbench
+
+from ..shared.channel_removal import choose, remove
+from .costs import Costs
+from .criteria import Order, Scorer
+from .evidence import Evidence
+from .levels import Ladder, climb, interpolated, rungs
+from .trials import Trials
+from .units import Group, find_groups
+from .weights import prune_reader, zero_writer
+
+__all__ = ["PruneChannels"]
+
+Array = np.ndarray[Any, Any]
+Mask = NDArray[np.bool_]
+
+_RULE = {"channel": "prune-channel", "head": "prune-head"}
+#: Samples to measure on, and measured levels of a group, by effort.
+_SAMPLES = {"low": 4, "medium": 8, "high": 16}
+_LEVELS = {"low": (), "medium": (0.1, 0.3, 0.6), "high": (0.05, 0.15, 0.3, 0.5, 0.75)}
+#: Bisections for a target in time.
+_BISECTIONS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """Options of `PruneChannels`.
+
+    Attributes:
+        amount: Share of the cost to get rid of, from 0 to below 1.
+        of: What cost: ``macs``, ``parameters``, or ``latency`` as measured here.
+        criterion: What tells which channels matter. ``reconstruction``: what is left of the error
+            at the next layers when their other inputs have taken over; ``activation``: what the
+            channel adds to what they put out; ``stability``: how far the model's outputs move,
+            measured for each head and each channel of small groups; ``l1``, ``l2``: norms of
+            weights; ``fpgm``: distance to the other filters; ``bn-scale``: scales of
+            BatchNormalization; ``saliency``: from a file (see ``saliency``).
+        spread: How the amount is spread over groups: ``sensitivity`` prunes most where the model's
+            outputs, as measured, move least; ``uniform`` prunes the same share everywhere.
+        compensate: Let the inputs that stay take over, by least squares on calibration samples.
+        round_to: Widths at convolutions stay multiples of this.
+        max_ratio: Largest share of a group that may go.
+        heads: Whether heads of attention may go.
+        layers: Groups to prune, by wildcards in the name of the layer that makes the channels; all
+            if none are given.
+        keep_shapes: Only set weights to zero, so that training can go on with a mask of these
+            zeros; `fold-pruned-channels` takes them out later.
+        saliency: An .npz file with an array for each weight, by its name and in its shape: how
+            much each number matters, such as ``(gradient * weight)^2`` (Taylor) or
+            ``hessian * weight^2 / 2`` (optimal brain damage). They are added up over a channel.
+    """
+
+    amount: float = 0.2
+    of: Literal["macs", "parameters", "latency"] = "macs"
+    criterion: Literal[
+        "reconstruction", "activation", "stability", "l1", "l2", "fpgm", "bn-scale", "saliency"
+    ] = "reconstruction"
+    spread: Literal["sensitivity", "uniform"] = "sensitivity"
+    compensate: bool = True
+    round_to: int = 8
+    max_ratio: float = 0.75
+    heads: bool = True
+    layers: tuple[str, ...] = ()
+    keep_shapes: bool = False
+    saliency: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value in (("amount", self.amount), ("max-ratio", self.max_ratio)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} is from 0 to below 1, not {value:g}")
+        if self.round_to < 1:
+            raise ValueError(f"round-to is from 1, not {self.round_to}")
+        if (self.criterion == "saliency") != bool(self.saliency):
+            raise ValueError("criterion=saliency needs a file, and only it: saliency=FILE.npz")
+
+
+class PruneChannels(Pass):
+    """Remove the channels and heads that matter least, and let the others take over.
+
+    Lossy: the accuracy budget of the run judges the result. Channels that depend on one another
+    (residual additions, gates, concatenations, groups, heads of attention) go together or not at
+    all; `onnxopt inspect --channels` shows them. What the samples say of the layers' inputs tells
+    which ones can be done without, and lets the layers that read them make up for the loss: with
+    the covariance H of a layer's inputs the ones that stay become ``W_S + H_SS^-1 H_SR W_R``, and
+    the bias takes what is constant. No training takes place; what comes out is a start for it.
+
+    Groups are pruned as far as costs least, by what was measured: how far the model's outputs move
+    on calibration samples with some of a group's channels gone.
+
+    Left alone, with the reason: what the channels of a graph cannot be followed through, quantized
+    weights (prune before quantizing), bodies of control flow and local functions. No tensor loses
+    its last channel.
+    """
+
+    name = "prune-channels"
+    kind = Kind.LOSSY
+    needs_data = True
+    Options: ClassVar[type] = _Options
+
+    def run(self, model: ir.Model) -> Outcome:
+        """Prune the main graph."""
+        outcome = Outcome(model, False)
+        bench = self.workbench
+        assert bench is not None, "the pass manager refuses a pass that needs samples"
+        opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+        traced = trace(model.graph, opset, model.ir_version)
+        groups = self._groups(traced, outcome)
+        if not groups or not self.options.amount:
+            return outcome
+        bench.on_step("observing layers")
+        evidence = Evidence.gather(model, traced, bench)
+        plan = _Plan(self.options, model, opset, traced, evidence, bench, outcome)
+        removed = plan.removed(groups)
+        if removed.any():
+            context = Context(model)
+            plan.prune(model, traced, removed, context)
+            self._report(traced, groups, removed, outcome)
+            outcome.modified = True
+        return outcome
+
+    def _groups(self, traced: Trace, outcome: Outcome) -> list[Group]:
+        """The groups that may be pruned; what may not goes into the outcome, with the reason."""
+        found, kept = find_groups(traced)
+        outcome.refusals.extend(Refusal(_RULE["channel"], each.reason, each.node) for each in kept)
+        groups = []
+        for group in found:
+            reason = self._reason_against(group)
+            if reason:
+                outcome.refusals.append(Refusal(_RULE[group.kind], reason, group.name))
+            else:
+                groups.append(group)
+        outcome.matched[_RULE["channel"]] += len(found)
+        return groups
+
+    def _reason_against(self, group: Group) -> str:
+        wanted = self.options.layers
+        if wanted and not any(fnmatch.fnmatchcase(group.name, each) for each in wanted):
+            return "its layer is not among those to prune"
+        if group.kind == "head" and not self.options.heads:
+            return "heads are to stay"
+        if any(layer.weights.is_quantized for layer in (*group.writers, *group.readers)):
+            return "its weights are quantized"
+        return ""
+
+    def _report(
+        self, traced: Trace, groups: Sequence[Group], removed: Mask, outcome: Outcome
+    ) -> None:
+        for group in groups:
+            gone = sum(bool(removed[unit].all()) for unit in group.units)
+            outcome.rewritten[_RULE[group.kind]] += gone
+        for layer in traced.layers:
+            if layer.outputs is not None and removed[layer.outputs].any():
+                outcome.findings.layers.append(
+                    findings.Layer(
+                        layer.node.name or layer.node.outputs[0].name or "",
+                        layer.node.op_type,
+                        channels=int((~removed[layer.outputs]).sum()),
+                        channels_removed=int(removed[layer.outputs].sum()),
+                    )
+                )
+
+
+class _Plan:
+    """Decides what is removed, and removes it."""
+
+    def __init__(
+        self,
+        options: _Options,
+        model: ir.Model,
+        opset: int,
+        traced: Trace,
+        evidence: Evidence,
+        bench: Workbench,
+        outcome: Outcome,
+    ) -> None:
+        self.options, self.bench, self.outcome = options, bench, outcome
+        self.model, self.opset, self.traced, self.evidence = model, opset, traced, evidence
+        self.scorer = Scorer(traced, evidence, _saliencies(options.saliency))
+        self._trials: Trials | None = None
+
+    @property
+    def trials(self) -> Trials:
+        """A copy of the model to measure on."""
+        if self._trials is None:
+            self._trials = Trials(
+                self.model,
+                self.opset,
+                self.bench,
+                _SAMPLES[self.bench.effort],
+                self.evidence,
+                compensate=self.options.compensate,
+            )
+        return self._trials
+
+    def removed(self, groups: Sequence[Group]) -> Mask:
+        """By atom, whether it goes."""
+        ladders = [each for group in groups if (each := self._ladder(group)) is not None]
+        costs = Costs(self.traced, self.evidence, self._counted)
+        nothing = np.zeros(self.traced.count, np.bool_)
+        if not ladders:
+            return nothing
+        least = 1 - self.options.amount
+        if self.options.of == "latency":
+            least = 0.0
+        if self.options.spread == "uniform":
+            states = _in_step(ladders, costs, least * costs.total(nothing))
+        else:
+            states = climb(ladders, costs.total, least * costs.total(nothing), self.traced.count)
+        if self.options.of == "latency":
+            return self._fast_enough([state for state, _ in states])
+        return states[-1][0]
+
+    @property
+    def _counted(self) -> Literal["macs", "parameters"]:
+        return "parameters" if self.options.of == "parameters" else "macs"
+
+    def _ladder(self, group: Group) -> Ladder | None:
+        """How far the group can be pruned, and what that does to the model."""
+        try:
+            order = self._order(group)
+        except Refuse as refuse:
+            self.outcome.refusals.append(Refusal(_RULE[group.kind], str(refuse), group.name))
+            return None
+        count = len(group.units)
+        channels = max(1, round(np.mean([len(unit) for unit in group.units])))
+        step = 1 if group.kind == "head" else -(-count // 24)
+        if group.blocked and group.kind == "channel":
+            wanted = max(1, self.options.round_to // channels)
+            step = -(-step // wanted) * wanted
+        counts = rungs(count, step, min(count - 1, int(count * self.options.max_ratio)))
+        counts = [each for each in counts if each <= len(order.units)]
+        if not counts:
+            self.outcome.refusals.append(
+                Refusal(_RULE[group.kind], "it is too narrow to be pruned", group.name)
+            )
+            return None
+        masks = [self._mask(group, order, each) for each in counts]
+        harm = self._harm(group, order, counts, masks)
+        nothing = np.zeros(self.traced.count, np.bool_)
+        return Ladder((0, *counts), (0.0, *harm), (nothing, *masks))
+
+    def _order(self, group: Group) -> Order:
+        if self.options.criterion != "stability":
+            return self.scorer.order(group, self.options.criterion)
+        first = self.scorer.order(group, "reconstruction")
+        if len(group.units) > 32:
+            return first
+        self.bench.on_step(f"measuring {group.name}")
+        harm = []
+        for unit in group.units:
+            mask = np.zeros(self.traced.count, np.bool_)
+            mask[unit] = True
+            harm.append(self.trials.harm(mask))
+        order = np.argsort(harm, kind="stable")
+        return Order(tuple(order.tolist()), tuple(np.cumsum(np.array(harm)[order]).tolist()))
+
+    def _mask(self, group: Group, order: Order, count: int) -> Mask:
+        mask = np.zeros(self.traced.count, np.bool_)
+        for unit in order.units[:count]:
+            mask[group.units[unit]] = True
+        return mask
+
+    def _harm(
+        self, group: Group, order: Order, counts: Sequence[int], masks: Sequence[Mask]
+    ) -> tuple[float, ...]:
+        """Measured where the amount is spread by sensitivity, else as the criterion has it."""
+        levels = _LEVELS[self.bench.effort]
+        if self.options.spread == "uniform" or not levels:
+            return tuple(order.errors[each - 1] for each in counts)
+        self.bench.on_step(f"measuring {group.name}")
+        wanted = [level * len(group.units) for level in levels]
+        places = sorted({int(np.argmin(np.abs(np.array(counts) - each))) for each in wanted})
+        measured = [(counts[place], self.trials.harm(masks[place])) for place in places]
+        self.outcome.findings.curves.append(
+            findings.Curve(
+                group.name,
+                tuple(count / len(group.units) for count, _ in measured),
+                tuple(-10 * float(np.log10(max(harm, 1e-20))) for _, harm in measured),
+                plot="Sensitivity to pruning",
+                x_label="share removed",
+                unit="dB",
+            )
+        )
+        return interpolated(counts, measured)
+
+    def _fast_enough(self, states: Sequence[Mask]) -> Mask:
+        """The least pruned of these states that takes no more than the wanted share of the time."""
+        feed = self.bench.calibration.first(1)[0]
+        low, high = 0, len(states) - 1
+        with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
+            before = pathlib.Path(folder) / "before.onnx"
+            save(self.model, before)
+
+            def share(state: Mask) -> float:
+                other = self.model.clone()
+                traced = trace(other.graph, self.opset, other.ir_version)
+                self.prune(other, traced, state, Context(other), shapes=True)
+                path = pathlib.Path(folder) / "after.onnx"
+                save(other, path)
+                times = race(
+                    self.bench.worker,
+                    [before, path],
+                    feed,
+                    threads=self.bench.threads,
+                    seconds=self.bench.seconds,
+                )
+                return float(np.median(times[1]) / np.median(times[0]))
+
+            for _ in range(_BISECTIONS):
+                if high - low <= 1:
+                    break
+                middle = (low + high) // 2
+                if share(states[middle]) <= 1 - self.options.amount:
+                    high = middle
+                else:
+                    low = middle
+        return states[high]
+
+    def prune(
+        self, model: ir.Model, traced: Trace, removed: Mask, context: Context, shapes: bool = False
+    ) -> None:
+        """Take channels out of a model, or out of its weights only.
+
+        Args:
+            model: This model, or a copy.
+            traced: Its channels.
+            removed: By atom, whether it goes.
+            context: For changes to the model.
+            shapes: Take them out even if shapes are to be kept.
+        """
+        evidence = self.evidence if self.options.compensate else None
+        for layer in traced.layers:
+            if layer.inputs is not None:
+                prune_reader(layer, removed, evidence, context)
+        if self.options.keep_shapes and not shapes:
+            for layer in traced.layers:
+                if layer.outputs is not None:
+                    zero_writer(layer, removed, context)
+            return
+        # Nothing reads them any more, so that they can go without a trace.
+        remove(choose(traced, {}, 1, removed), context)
+
+
+def _in_step(ladders: Sequence[Ladder], costs: Costs, wanted: float) -> list[tuple[Mask, float]]:
+    """All groups pruned by about the same share, from nothing to what is wanted."""
+    states = []
+    for share in np.linspace(0, 1, 101):
+        state = np.zeros_like(ladders[0].atoms[0])
+        for ladder in ladders:
+            most = share * ladder.removed[-1]
+            place = int(np.argmin(np.abs(np.array(ladder.removed) - most)))
+            state = state | ladder.atoms[place]
+        states.append((state, costs.total(state)))
+        if states[-1][1] <= wanted:
+            break
+    return states
+
+
+def _saliencies(path: str) -> dict[str, Array]:
+    if not path:
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: np.asarray(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError) as error:
+        raise OptionError(f"saliencies cannot be read from {path}: {error}") from error
