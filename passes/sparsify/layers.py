@@ -75,12 +75,14 @@ class Layer:
     Attributes:
         value: The initializer: floats, or stored integers of a quantized weight.
         readers: The nodes that multiply by it.
+        index: Which input of theirs it is.
         layout: How it lies in memory.
         grid: The integer grid of a quantized weight.
     """
 
     value: ir.Value
     readers: tuple[ir.Node, ...]
+    index: int
     layout: Layout
     grid: Grid | None
 
@@ -198,17 +200,18 @@ def _layer(value: ir.Value) -> Layer:
     elif tensor.dtype not in _FLOATS:
         raise Refuse("its type is not a float")
     shape = tuple(int(size) for size in tensor.shape.numpy())
-    layouts: list[Layout] = []
+    ways: set[tuple[str, int, Layout]] = set()
     readers: list[ir.Node] = []
     for node, index in _reads(value):
         role = _role(node, index)
         if role is None:
             raise Refuse("something else reads it, too")
-        layouts.append(role(node, shape))
+        ways.add((node.op_type, index, role(node, shape)))
         readers.append(node)
-    if len(set(layouts)) > 1 or len({node.op_type for node in readers}) > 1:
+    if len(ways) > 1:
         raise Refuse("its readers see it in different ways")
-    return Layer(value, tuple(readers), layouts[0], grid)
+    _, index, layout = ways.pop()
+    return Layer(value, tuple(readers), index, layout, grid)
 
 
 # How the operators see their weights

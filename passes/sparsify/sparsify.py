@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,11 +15,15 @@ import onnx_ir as ir
 from onnxopt import findings
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
 from onnxopt.rewriting import Refuse
+from onnxopt.samples import Samples, split
 
 from .allocation import erk, globally
-from .criteria import magnitude, output_error
+from .criteria import output_error
 from .layers import OPERATORS, Layer, find_layers
 from .patterns import Pattern, parse_pattern
+from .pruner import Criterion, Pruner
+from .search import SparsitySearch
+from .statistics import GramMatrices
 
 __all__ = ["Sparsify"]
 
@@ -34,31 +39,37 @@ class _Options:
     """Options of `Sparsify`.
 
     Attributes:
-        ratio: Share of zeros over all layers together.
-        criterion: What tells which weights matter.
+        ratio: Share of zeros over all layers together; ``none`` for the sparsest model that keeps
+            the accuracy budget.
+        criterion: What tells which weights matter: ``magnitude``; ``wanda``, magnitude times the
+            norm of the input; ``obs``, what it costs after the other weights have made up for it,
+            which they do. ``auto`` is ``obs`` with samples of the user's, else ``magnitude``.
         pattern: ``unstructured``, ``N:M`` (of M neighbouring inputs of an output N keep their
             weights; this fixes the ratio), or ``RxC`` (blocks of R outputs times C inputs).
         allocation: How the ratio is spread: the same for each layer, one threshold for all, LAMP
-            scores, or ERK densities.
+            scores, ERK densities, or by what zeros in each layer are measured to cost.
         layers: Ratios of single layers, as ``NAME:RATIO`` with wildcards in the name of the weight;
             the first that fits counts. These layers are not part of the overall ratio.
         operators: Operators whose weights are made sparse.
+        damping: Part of the mean diagonal that is added to a Gram matrix; the more, the closer
+            ``obs`` stays to the weights as they were.
         min_elements: Smaller weights are left alone.
         max_ratio: Largest ratio of a single layer.
     """
 
-    ratio: float = 0.5
-    criterion: Literal["magnitude"] = "magnitude"
+    ratio: float | None = 0.5
+    criterion: Literal["auto", "magnitude", "wanda", "obs"] = "auto"
     pattern: str = "unstructured"
-    allocation: Literal["uniform", "global", "lamp", "erk"] = "uniform"
+    allocation: Literal["uniform", "global", "lamp", "erk", "measured"] = "uniform"
     layers: tuple[str, ...] = ()
     operators: tuple[str, ...] = _USUAL
+    damping: float = 0.01
     min_elements: int = 256
     max_ratio: float = 0.99
 
     def __post_init__(self) -> None:
         for name, value in (("ratio", self.ratio), ("max-ratio", self.max_ratio)):
-            if not 0 <= value < 1:
+            if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} is from 0 to below 1, not {value:g}")
         parse_pattern(self.pattern)
         _table(self.layers)
@@ -67,6 +78,8 @@ class _Options:
                 f"weights of {min(unknown)} cannot be made sparse; those of "
                 f"{', '.join(OPERATORS)} can"
             )
+        if not self.damping > 0:
+            raise ValueError("damping must be above 0")
         if self.min_elements < 0:
             raise ValueError("min-elements must not be negative")
 
@@ -93,21 +106,37 @@ class Sparsify(Pass):
     kind = Kind.LOSSY
     Options: ClassVar[type] = _Options
 
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        chosen = self.options
+        self.needs_data = (  # type: ignore[misc]
+            chosen.criterion in ("wanda", "obs")
+            or chosen.allocation == "measured"
+            or chosen.ratio is None
+        )
+
     def run(self, model: ir.Model) -> Outcome:
         """Make the weights of the main graph and of the bodies in it sparse."""
         outcome = Outcome(model, False)
         layers = self._layers(model, outcome)
-        ratios = self._ratios(layers)
-        for layer in layers:
-            if self.max_rewrites is not None and outcome.rewritten.total() >= self.max_rewrites:
-                break
-            self._make_sparse(layer, ratios[layer], outcome)
+        stated = {layer: ratio for layer in layers if (ratio := self._stated(layer)) is not None}
+        self._prune(self._grams(model, list(stated)), stated, outcome)
+        rest = [layer for layer in layers if layer not in stated]
+        self._prune(self._grams(model, rest), self._spread(model, rest, outcome), outcome)
         outcome.modified = bool(outcome.rewritten)
         return outcome
 
     @property
     def _pattern(self) -> Pattern:
         return parse_pattern(self.options.pattern)
+
+    @property
+    def _pruner(self) -> Pruner:
+        criterion: Criterion = self.options.criterion
+        if self.options.criterion == "auto":
+            given = self.workbench is not None and self.workbench.given
+            criterion = "obs" if given else "magnitude"
+        return Pruner(criterion, self._pattern, self.options.damping)
 
     def _layers(self, model: ir.Model, outcome: Outcome) -> list[Layer]:
         """The layers that can be made sparse; the others go into the outcome, with the reason."""
@@ -116,6 +145,8 @@ class Sparsify(Pass):
         for layer in found:
             try:
                 self._pattern.check(layer.layout)
+                if not np.isfinite(layer.matrix()).all():
+                    raise Refuse("it has numbers that are not finite")
                 layers.append(layer)
             except Refuse as refusal:
                 refused.append((layer.value, str(refusal)))
@@ -125,53 +156,125 @@ class Sparsify(Pass):
         )
         return layers
 
-    def _ratios(self, layers: Sequence[Layer]) -> Mapping[Layer, float]:
-        table = _table(self.options.layers)
-        ratios: dict[Layer, float] = {}
-        for layer in layers:
-            for glob, ratio in table:
-                if fnmatch.fnmatchcase(layer.name, glob):
-                    ratios[layer] = ratio
-                    break
-        rest = [layer for layer in layers if layer not in ratios]
-        if rest:
-            ratios.update(self._spread(rest))
-        return {layer: min(ratio, self.options.max_ratio) for layer, ratio in ratios.items()}
+    def _stated(self, layer: Layer) -> float | None:
+        """The ratio that the table states for a layer."""
+        for glob, ratio in _table(self.options.layers):
+            if fnmatch.fnmatchcase(layer.name, glob):
+                return ratio
+        return None
 
-    def _spread(self, layers: Sequence[Layer]) -> Mapping[Layer, float]:
-        ratio = self._pattern.ratio
-        if ratio is not None:
-            return dict.fromkeys(layers, ratio)
+    def _grams(
+        self, model: ir.Model, layers: Sequence[Layer], samples: Samples | None = None
+    ) -> Iterable[tuple[Layer, Array | str]]:
+        """The layers with their Gram matrices, or with the reason why they have none.
+
+        Args:
+            model: The model.
+            layers: The layers.
+            samples: What to make them of; all that may be learnt from when None.
+        """
+        if self._pruner.criterion == "magnitude" or not layers:
+            return [(layer, "") for layer in layers]
+        assert self.workbench is not None
+        return GramMatrices(model, layers, samples or self.workbench.calibration, self.workbench)
+
+    def _spread(
+        self,
+        model: ir.Model,
+        layers: Sequence[Layer],
+        outcome: Outcome,
+    ) -> Mapping[Layer, float]:
+        """The ratio of each layer."""
+        if not layers:
+            return {}
+        wanted: float | None = self.options.ratio
+        if wanted is None or self.options.allocation == "measured":
+            return self._measured(model, layers, outcome)
+        fixed = self._pattern.ratio
+        if fixed is not None:
+            return dict.fromkeys(layers, fixed)
         match self.options.allocation:
             case "global":
-                return globally(layers, self.options.ratio, use_lamp=False)
+                return globally(layers, wanted, use_lamp=False)
             case "lamp":
-                return globally(layers, self.options.ratio, use_lamp=True)
+                return globally(layers, wanted, use_lamp=True)
             case "erk":
-                return erk(layers, self.options.ratio)
-        return dict.fromkeys(layers, self.options.ratio)
+                return erk(layers, wanted)
+        return dict.fromkeys(layers, wanted)
 
-    def _make_sparse(self, layer: Layer, ratio: float, outcome: Outcome) -> None:
-        before = layer.matrix()
-        if ratio <= 0:
-            outcome.refusals.append(Refusal(_RULE, "its ratio is 0", layer.name))
-            return
-        if not np.isfinite(before).all():
-            outcome.refusals.append(
-                Refusal(_RULE, "it has numbers that are not finite", layer.name)
+    def _measured(
+        self,
+        model: ir.Model,
+        layers: Sequence[Layer],
+        outcome: Outcome,
+    ) -> Mapping[Layer, float]:
+        """The ratios by measured noise; remembered for the next run on the same weights."""
+        workbench = self.workbench
+        assert workbench is not None
+        key = (self.text, _digest(layers))
+        if key not in workbench.memory:
+            learn, measure = split(lambda: workbench.calibration)
+            search = SparsitySearch(
+                model,
+                self._grams(model, layers, learn),
+                self._pruner,
+                measure,
+                workbench,
+                self.options.max_ratio,
             )
-            return
-        keep = self._pattern.keep(magnitude(before), layer.layout, ratio)
-        after = np.where(keep, before, 0.0)
-        if np.array_equal(before, after):
-            outcome.refusals.append(Refusal(_RULE, "it is as sparse already", layer.name))
-            return
-        layer.value.const_value = layer.tensor(after)
-        outcome.rewritten[layer.operator] += 1
-        outcome.findings.layers.extend(_findings(layer, after, output_error(before, after, None)))
+            if self.options.ratio is None:
+                found, told = search.within_budget()
+            else:
+                found, told = search.noise.at_ratio(self.options.ratio), None
+            in_order = [0.0 if found is None else found[layer] for layer in layers]
+            workbench.memory[key] = in_order, told
+        ratios, told = workbench.memory[key]
+        if told is not None:
+            outcome.findings.search = told
+        return dict(zip(layers, ratios, strict=True))
+
+    def _prune(
+        self,
+        grams: Iterable[tuple[Layer, Array | str]],
+        ratios: Mapping[Layer, float],
+        outcome: Outcome,
+    ) -> None:
+        pruner = self._pruner
+        for layer, gram in grams:
+            if self.max_rewrites is not None and outcome.rewritten.total() >= self.max_rewrites:
+                break
+            before, ratio = layer.matrix(), min(ratios[layer], self.options.max_ratio)
+            reason = ""
+            if ratio <= 0:
+                reason = "its ratio is 0"
+            elif pruner.is_sparse(layer, before, ratio):
+                reason = "it is as sparse already"
+            elif isinstance(gram, str) and gram and self.options.criterion != "auto":
+                reason = gram
+            if reason:
+                outcome.refusals.append(Refusal(_RULE, reason, layer.name))
+                continue
+            known = None if isinstance(gram, str) else gram
+            layer.value.const_value = layer.tensor(pruner.sparse(layer, before, ratio, known))
+            after = layer.matrix()
+            outcome.rewritten[layer.operator] += 1
+            outcome.findings.layers.extend(
+                _findings(layer, after, output_error(before, after, known), gram)
+            )
 
 
-def _findings(layer: Layer, after: Array, error: float) -> Iterator[findings.Layer]:
+def _digest(layers: Sequence[Layer]) -> str:
+    """Stands for the weights as they are."""
+    digest = hashlib.sha256()
+    for layer in layers:
+        assert layer.value.const_value is not None
+        digest.update(layer.name.encode() + b"\0" + layer.value.const_value.tobytes())
+    return digest.hexdigest()
+
+
+def _findings(
+    layer: Layer, after: Array, error: float, gram: Array | str
+) -> Iterator[findings.Layer]:
     """What there is to tell of the nodes that read a weight."""
     for node in layer.readers:
         yield findings.Layer(
@@ -179,6 +282,7 @@ def _findings(layer: Layer, after: Array, error: float) -> Iterator[findings.Lay
             node.op_type,
             zeros=float(np.mean(after == 0)),
             sqnr_db=-20 * math.log10(error) if error > 0 else math.inf,
+            reason=f"by magnitude: {gram}" if isinstance(gram, str) and gram else "",
         )
 
 
