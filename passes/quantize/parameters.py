@@ -62,10 +62,10 @@ def for_range(
     least, steps = (-128 if signed else 0), 255
     scale = max((high - low) / steps, _LEAST_SCALE)
     zero = round(-low / scale)  # steps below 0
-    if zero and low == bounds[0]:
-        scale = min(scale, -low / zero)
-    if steps - zero and high == bounds[1]:
-        scale = min(scale, high / (steps - zero))
+    if zero:  # rounding may have put an end of the range outside the bounds
+        scale = min(scale, -bounds[0] / zero)
+    if steps - zero:
+        scale = min(scale, bounds[1] / (steps - zero))
     return Parameters(_float32(scale), least + zero, signed)
 
 
