@@ -163,8 +163,8 @@ def test_a_click_shows_what_a_tried_model_is_made_of(window: Browser, full: path
     from selenium.webdriver.common.action_chains import ActionChains
 
     ActionChains(window.driver).move_to_element(window.ask(point)).click().perform()
-    window.wait("document.getElementById('r0-picked').textContent.includes('for 4 regions')", 10)
-    window.wait("document.querySelector('#vg-tooltip-element.visible') !== null", 10)
+    window.wait("document.getElementById('r0-picked').textContent.includes('for 4 regions')")
+    window.wait("document.querySelector('#vg-tooltip-element.visible') !== null")
     assert "1.58" in window.ask("document.querySelector('#vg-tooltip-element').textContent")
 
 
@@ -175,8 +175,8 @@ def test_the_histogram_of_any_tensor(window: Browser, full: pathlib.Path) -> Non
     assert "keeps -2.500 to 2.500" in window.ask("document.getElementById('r0-about').textContent")
     assert window.ask("document.getElementById('r0-tensor').value") == NASTY
     window.do("document.querySelector('[data-step=\"1\"]').click()")
-    window.wait("document.getElementById('r0-tensor').value === 'tensor_1'", 10)
-    window.wait(f"{bars} === 100", 10)
+    window.wait("document.getElementById('r0-tensor').value === 'tensor_1'")
+    window.wait(f"{bars} === 100")
     assert window.complaints() == []
 
 
