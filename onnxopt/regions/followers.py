@@ -75,10 +75,10 @@ class Follower:
 
 
 def follower(node: ir.Node) -> Follower | None:
-    """How a node follows, or None when it leaves 8 bits."""
+    """How a node follows, or None when it leaves 8 bits, or its element types are not known."""
     if not is_standard(node) or not node.inputs or node.inputs[0] is None:
         return None
-    if any(value.dtype not in (ir.DataType.FLOAT, None) for value in node.outputs):
+    if any(value.dtype != ir.DataType.FLOAT for value in node.outputs):
         return None
     try:
         return _follower(node)

@@ -7,6 +7,7 @@ import hashlib
 from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
+from onnxopt.passes.infer_shapes import InferShapes
 
 from onnxopt.model import light_proto
 from onnxopt.op_traits import Trait, has_trait
@@ -71,7 +72,7 @@ class Quantize(Pass):
             outcome.refusals.append(Refusal(self.name, "the model is quantized already"))
             return outcome
         raised = model.clone()
-        raise_opset(raised)
+        _prepare(raised)
         found = self._candidates(raised, outcome)
         if not found:
             return outcome
@@ -81,7 +82,7 @@ class Quantize(Pass):
         solution: _Solution = bench.memory[key]
         self._report(solution, found, outcome)
         if solution.plan.quantizes:
-            raise_opset(model)
+            _prepare(model)
             outcome.rewritten.update(lower(model, solution.plan, solution.numbers))
             outcome.modified = True
         return outcome
@@ -122,6 +123,12 @@ class Quantize(Pass):
                 reason = finding.left.get(product.key, finding.reason)
                 node = product.node
                 outcome.refusals.append(Refusal(node.op_type, reason, node.name or product.key))
+
+
+def _prepare(model: ir.Model) -> None:
+    """Raise the opset and find out element types."""
+    raise_opset(model)
+    InferShapes()(model)
 
 
 def _is_quantized(model: ir.Model) -> bool:

@@ -36,7 +36,8 @@ def lower(model: ir.Model, plan: Plan, numbers: Numbers) -> Counter[str]:
     """Carry out a plan on a model, in place.
 
     Args:
-        model: The float model; its opset has per-channel DequantizeLinear (13).
+        model: The float model. Its opset has per-channel DequantizeLinear (13), and element types
+            are known.
         plan: What becomes of each product.
         numbers: Ranges, weights and biases.
 

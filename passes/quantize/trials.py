@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
+from onnxopt.passes.infer_shapes import InferShapes
 
 from onnxopt.model import load, save
 from onnxopt.regions import Product
@@ -66,6 +67,7 @@ class Trials:
         self._count = itertools.count()
         save(model, self._path / "base.onnx", "always")
         self._base = load(self._path / "base.onnx")
+        InferShapes()(self._base)
 
     def close(self) -> None:
         """Remove all files."""

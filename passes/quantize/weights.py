@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Weights", "pairs_are_safe", "quantize_bias", "quantize_weights"]
+__all__ = ["Weights", "least_scales", "pairs_are_safe", "quantize_bias", "quantize_weights"]
 
 Array = np.ndarray[Any, Any]
 
@@ -56,7 +56,11 @@ class Weights:
 
 
 def quantize_weights(
-    weights: Array, axis: int, pair_limit: int | None, scales: Array | None = None
+    weights: Array,
+    axis: int,
+    pair_limit: int | None,
+    scales: Array | None = None,
+    least: Array | None = None,
 ) -> Weights:
     """Round weights to int8.
 
@@ -65,11 +69,14 @@ def quantize_weights(
         axis: The axis that counts outputs.
         pair_limit: What two added weights of one sign may add up to; None for no limit.
         scales: float32 [out]; from the largest magnitude of each output when None.
+        least: [out], what scales are at least; see `least_scales`.
     """
     rows = np.moveaxis(weights, axis, 0)
     flat = rows.reshape(len(rows), -1)
     if scales is None:
         scales = np.abs(flat).max(axis=1, initial=0.0) / _MOST
+    if least is not None:
+        scales = np.maximum(scales, least)
     scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
     numbers = _rounded(rows, scales)
     if pair_limit is not None and not _is_depthwise(rows, axis):
@@ -97,8 +104,11 @@ def quantize_bias(bias: Array, activation_scale: float, weights: Weights) -> tup
 
 
 def least_scales(bias: Array, activation_scale: float) -> Array:
-    """The smallest weight scales with which a bias still fits into 32 bits."""
-    return np.abs(bias).astype(np.float64) / (_BIAS_LIMIT * activation_scale)
+    """The smallest weight scales with which a bias fits into 32 bits, with room for corrections.
+
+    Channels that training has all but switched off have tiny weights and a bias of usual size.
+    """
+    return np.abs(bias).astype(np.float64) / (_BIAS_LIMIT / 4 * activation_scale)
 
 
 def _rounded(rows: Array, scales: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnxopt.passes.infer_shapes import InferShapes
 from onnxopt.passes.quantize.lowering import lower
 from onnxopt.passes.quantize.numbers import Numbers
 from onnxopt.passes.quantize.plan import Mode, Plan
@@ -52,6 +53,7 @@ def lowered(
 ) -> tuple[onnx.ModelProto, Counter[str]]:
     """The model with its products in a mode, with min-max ranges; and what was done."""
     converted = from_proto(model)
+    InferShapes()(converted)
     found = [each for each in products(converted.graph) if isinstance(each, Product)]
     modes = {each.key: mode for each in found} if isinstance(mode, Mode) else dict(mode)
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnxopt.passes.quantize.weights import (
+    least_scales,
     pairs_are_safe,
     quantize_bias,
     quantize_weights,
@@ -77,3 +78,15 @@ def test_a_bias_stands_at_exactly_the_product_of_scales() -> None:
     assert numbers.dtype == np.int32
     np.testing.assert_array_equal(scales, np.float32(0.25) * weights.scales)
     np.testing.assert_allclose(numbers * scales, [1, -2, 3], atol=float(scales.max()))
+
+
+def test_a_bias_of_a_channel_that_is_all_but_off_still_fits() -> None:
+    weights = np.array([[1e-20, 0.5], [2e-20, -0.25]], np.float32)
+    bias = np.array([3.0, -2.0], np.float32)
+    plain = quantize_weights(weights, 1, None)
+    numbers, scales = quantize_bias(bias, 0.02, plain)
+    assert abs(numbers[0] * scales[0] - 3.0) > 1  # what goes wrong without
+    found = quantize_weights(weights, 1, None, least=least_scales(bias, 0.02))
+    numbers, scales = quantize_bias(bias, 0.02, found)
+    np.testing.assert_allclose(numbers * scales, bias, rtol=1e-4)
+    assert found.scales[1] == plain.scales[1]
