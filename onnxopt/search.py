@@ -25,6 +25,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from onnxopt.accuracy import Fidelity, Score, fidelity
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
 from onnxopt.runtime.statistics import Ratio, ratio
@@ -37,14 +39,15 @@ __all__ = ["Choices", "Finding", "Point", "Subject", "search"]
 Choices = Mapping[str, str]
 
 #: Samples that plans are chosen by, and those of them that a single region is tried on.
-_PROBES = 12
+_PROBES = 24
 _FEW = 4
 #: Seconds for trying regions alone.
 _PATIENCE: Mapping[Effort, float] = {"low": 10.0, "medium": 45.0, "high": 240.0}
 #: How many times it is tried to put a region back.
 _PUT_BACK: Mapping[Effort, int] = {"low": 0, "medium": 6, "high": 24}
-#: Other samples may be worse than those that a plan was chosen by, by so many dB.
-_MARGIN_DB = 0.4
+#: Other samples may be worse than those that a plan was chosen by: so many standard errors of the
+#: noise are allowed for, and each time that other samples are worse indeed, so many more.
+_MARGIN = 1.0
 #: A profile is of so many runs, and of as many as go into so many seconds.
 _LEAST_RUNS, _MOST_RUNS, _PROFILE_SECONDS = 10, 200, 0.3
 #: A race whose outcome is not certain is run again, for so many times as long.
@@ -137,7 +140,7 @@ class _Search:
         self._probes = bench.calibration.first(_PROBES)
         with subject.build({}) as path:
             self._names, self._expected = self._outputs(path, self._probes)
-        self._tried: dict[tuple[tuple[str, str], ...], Fidelity | None] = {}
+        self._tried: dict[tuple[tuple[str, str], ...], tuple[Fidelity, float] | None] = {}
         #: Seconds of regions by treatment, "" for none.
         self._seconds: dict[tuple[str, str], float] = {}
         self._crossing_seconds = 0.0
@@ -274,8 +277,17 @@ class _Search:
                 _, actual = self._outputs(path, feeds)
             except (RuntimeRefusalError, RuntimeCrashError):
                 return None
-            found = fidelity(self._expected[: len(feeds)], actual, self._names)
-            return self._scored(found, path) if len(feeds) > _FEW else found
+            return fidelity(self._expected[: len(feeds)], actual, self._names)
+
+    def _judged(self, choices: Choices) -> tuple[Fidelity, float] | None:
+        """How true a plan is, and the standard error of its noise relative to the noise."""
+        with self._subject.build(choices) as path:
+            try:
+                _, actual = self._outputs(path, self._probes)
+            except (RuntimeRefusalError, RuntimeCrashError):
+                return None
+            found = fidelity(self._expected, actual, self._names)
+            return self._scored(found, path), _relative_error(self._expected, actual)
 
     def _scored(self, found: Fidelity, path: pathlib.Path) -> Fidelity:
         evaluate = self._bench.budget.evaluate
@@ -376,7 +388,7 @@ class _Search:
     def _choose(self, way: Sequence[dict[str, str]]) -> None:
         """The first plan on the way that keeps the budget everywhere and is faster."""
         finding, start = self._finding, 0
-        margin = _MARGIN_DB
+        margin = _MARGIN
         while start < len(way) - 1:
             index = self._first_good(way, start, margin)
             if not way[index]:
@@ -389,7 +401,7 @@ class _Search:
             finding.reason = objection
             if finding.speed is not None and not finding.speed.is_faster:
                 return  # plans further down save less
-            start, margin = index + max(1, (len(way) - index) // 16), margin + _MARGIN_DB
+            start, margin = index + max(1, (len(way) - index) // 16), margin + _MARGIN
         finding.choices = {}
         finding.reason = finding.reason or "every plan is over the budget"
 
@@ -422,13 +434,15 @@ class _Search:
         key = tuple(sorted(plan.items()))
         if key not in self._tried:
             self._bench.on_step(f"trying a plan with {len(plan)} regions")
-            self._tried[key] = self._fidelity(plan, self._probes)
-        found = self._tried[key]
-        if found is None:
+            self._tried[key] = self._judged(plan)
+        judged = self._tried[key]
+        if judged is None:
             return False
+        found, spread = judged
         budget = self._bench.budget
         if budget.min_sqnr is not None:
-            budget = dataclasses.replace(budget, min_sqnr=budget.min_sqnr + margin)
+            allowance = 10 * math.log10(1 + margin * spread)
+            budget = dataclasses.replace(budget, min_sqnr=budget.min_sqnr + allowance)
         objection = budget.objection(found)
         counts: dict[str, int] = {}
         for kind in plan.values():
@@ -474,6 +488,30 @@ class _Search:
         if not known or min(known) <= 0:
             return "leaving it alone is faster"
         return f"alone it takes the output to {-10 * math.log10(min(known)):.1f} dB"
+
+
+def _relative_error(expected: Sequence[Sequence[Any]], actual: Sequence[Sequence[Any]]) -> float:
+    """Standard error of the noise of the worst output, as a share of it.
+
+    The noise is sum n / sum s over samples of noise power n and signal power s; the error of such
+    a ratio comes from the residuals n - (N / S) s (Cochran, Sampling Techniques, section 6.4).
+    """
+    worst = 0.0
+    for index in range(len(expected[0]) if expected else 0):
+        powers = [
+            (float(np.square(x, dtype=np.float64).sum()), float(np.square(x - y).sum()))
+            for x, y in ((a[index], b[index]) for a, b in zip(expected, actual, strict=True))
+            if isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.shape == np.shape(y)
+        ]
+        if len(powers) < 2:
+            continue
+        signal, noise = np.array(powers).T
+        if noise.sum() > 0 and signal.sum() > 0:
+            residuals = noise - noise.sum() / signal.sum() * signal
+            count = len(residuals)
+            error = math.sqrt(float(np.square(residuals).sum()) * count / (count - 1))
+            worst = max(worst, error / float(noise.sum()))
+    return worst
 
 
 def _noise(found: Fidelity) -> float:

@@ -13,7 +13,6 @@ from onnxopt.model import light_proto
 from onnxopt.op_traits import Trait, has_trait
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
 from onnxopt.regions import Product, products
-from onnxopt.runtime.hardware import resolve_target
 from onnxopt.search import Finding, search
 from onnxopt.traversal import all_nodes
 from onnxopt.workbench import Workbench
@@ -23,7 +22,8 @@ from .numbers import Numbers
 from .observing import numbers_for, observations_for, sizes_of
 from .opset import raise_opset
 from .plan import Mode, Plan
-from .trials import Trials
+from .range_choice import best_ranges
+from .trials import Trials, Workshop
 
 __all__ = ["Quantize", "QuantizeOptions"]
 
@@ -104,15 +104,13 @@ class Quantize(Pass):
         return found
 
     def _solve(self, model: ir.Model, found: list[Product], bench: Workbench) -> _Solution:
-        target = resolve_target(bench.target)
-        observations = observations_for(model, found, bench)
-        numbers = numbers_for(observations, found, target)
         allowed = _SCHEMES[self.options.scheme]
-        trials = Trials(model, found, numbers, allowed, sizes_of(observations))
-        try:
-            finding = search(trials, bench)
-        finally:
-            trials.close()
+        observations = observations_for(model, found, bench)
+        with Workshop(model) as workshop:
+            choice = best_ranges(observations, found, bench, workshop, allowed)
+            numbers = numbers_for(observations, found, bench, choice, bench.effort)
+            sizes = sizes_of(observations)
+            finding = search(Trials(workshop, model, found, numbers, allowed, sizes), bench)
         plan = Plan({key: Mode(mode) for key, mode in finding.choices.items()})
         return _Solution(plan, numbers, finding)
 

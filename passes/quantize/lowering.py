@@ -87,7 +87,10 @@ class _Lowering:
         self._done[mode.value] += 1
         if mode is Mode.DYNAMIC:
             lower_dynamic(
-                self._editor, product, self._numbers.weights(product), self._numbers.bias(product)
+                self._editor,
+                product,
+                self._numbers.weights[product.key],
+                self._numbers.bias(product),
             )
             self._replaced.extend(reversed(product.nodes))
         else:
@@ -95,7 +98,7 @@ class _Lowering:
 
     def _lower_static(self, product: Product, *, narrow: bool) -> None:
         node, name = product.node, product.key
-        weights, bias = self._numbers.weights(product), self._numbers.bias(product)
+        weights, bias = self._numbers.weights[product.key], self._numbers.bias(product)
         scale = self._territory.parameters(product.activation).scale
         self._feed(node, 0)
         quantized = self._editor.constant(weights.numbers, f"{name}_weight_quantized")

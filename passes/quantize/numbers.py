@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -23,13 +23,13 @@ class Numbers:
     Attributes:
         signed: int8 activations rather than uint8.
         ranges: What each tensor should cover, by name.
-        weights: Makes the 8-bit weights of a product.
+        weights: 8-bit weights, by key of the product.
         biases: Corrected biases, by key of the product; the model's own where there is none.
     """
 
     signed: bool
     ranges: Mapping[str, Range]
-    weights: Callable[[Product], Weights]
+    weights: Mapping[str, Weights]
     biases: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def bias(self, product: Product) -> np.ndarray | None:

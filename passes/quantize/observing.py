@@ -4,45 +4,29 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import onnx_ir as ir
 
-from onnxopt.analysis.attributes import int_attribute, ints_attribute, string_attribute
-from onnxopt.calibration import Histogram, Observations, Rows, observe
+from onnxopt.calibration import Gram, Histogram, Observations, Rows, observe
 from onnxopt.calibration import Range as Extremes
 from onnxopt.calibration.observer import ObserverSpec
 from onnxopt.calibration.ranges import best_for_consumers, min_max
 from onnxopt.numerics.grids import INT8, UINT8
-from onnxopt.numerics.layer_inputs import ConvolutionInput, LayerInput, ProductInput
+from onnxopt.numerics.layer_inputs import LayerInput
 from onnxopt.regions import Product, follower
-from onnxopt.runtime.hardware import Target
-from onnxopt.workbench import Workbench
+from onnxopt.runtime.hardware import Target, resolve_target
+from onnxopt.workbench import Effort, Workbench
 
+from .layers import layer_input
 from .numbers import Numbers, Range
-from .parameters import for_range
-from .weights import Weights, least_scales, quantize_weights
+from .recovery import GRAM_ROWS, gram_layers, recovered
 
-__all__ = ["layer_input", "numbers_for", "observations_for", "sizes_of"]
+__all__ = ["RangeChoice", "numbers_for", "observations_for", "sizes_of"]
 
+#: All that was seen, or what the products that read a tensor are best served with.
+RangeChoice = Literal["min-max", "consumers"]
 _Requests = dict[str, list[ObserverSpec[Any]]]
-
-
-def layer_input(product: Product) -> LayerInput:
-    """How the input of a product becomes rows of a matrix product."""
-    node = product.node
-    if node.op_type != "Conv":
-        return ProductInput()
-    axes = product.weights.ndim - 2
-    ones = (1,) * axes
-    return ConvolutionInput(
-        kernel=product.weights.shape[2:],
-        strides=ints_attribute(node, "strides") or ones,
-        dilations=ints_attribute(node, "dilations") or ones,
-        pads=ints_attribute(node, "pads") or (0,) * (2 * axes),
-        auto_pad=string_attribute(node, "auto_pad", "NOTSET"),
-        groups=int_attribute(node, "group", 1),
-    )
 
 
 def observations_for(model: ir.Model, found: Sequence[Product], bench: Workbench) -> Observations:
@@ -50,6 +34,11 @@ def observations_for(model: ir.Model, found: Sequence[Product], bench: Workbench
     requests: _Requests = {name: [Extremes(), Histogram()] for name in _tensors(model.graph, found)}
     for name, (layer, _) in _consumers(found).items():
         requests[name].append(Rows(layer))
+    for product in gram_layers(found, bench.effort):
+        spec = Gram(layer_input(product), GRAM_ROWS)
+        asked = requests[product.activation.name or ""]
+        if spec not in asked:
+            asked.append(spec)
     return observe(
         model,
         bench.calibration,
@@ -60,30 +49,32 @@ def observations_for(model: ir.Model, found: Sequence[Product], bench: Workbench
     )
 
 
-def numbers_for(observations: Observations, found: Sequence[Product], target: Target) -> Numbers:
-    """Ranges and weights."""
-    weights: dict[str, Weights] = {}
+def numbers_for(
+    observations: Observations,
+    found: Sequence[Product],
+    bench: Workbench,
+    choice: RangeChoice,
+    effort: Effort,
+) -> Numbers:
+    """Ranges, weights and biases.
 
-    ranges = _ranges(observations, found, target)
-
-    def make(product: Product) -> Weights:
-        if product.key not in weights:
-            least = None
-            if product.bias is not None and product.activation.name in ranges:
-                scale = for_range(*ranges[product.activation.name]).scale
-                least = least_scales(product.bias, scale)
-            weights[product.key] = quantize_weights(
-                product.weights, product.channel_axis, target.pair_limit, least=least
-            )
-        return weights[product.key]
-
-    return Numbers(target.signed_activations, ranges, make)
+    Args:
+        observations: What calibration saw.
+        found: The products.
+        bench: Says for which hardware.
+        choice: How ranges are chosen.
+        effort: How much time to take for weights.
+    """
+    target = resolve_target(bench.target)
+    ranges = _ranges(observations, found, target, choice)
+    weights, biases = recovered(found, observations, ranges, target, effort, bench.on_step)
+    return Numbers(target.signed_activations, ranges, weights, biases)
 
 
 def _ranges(
-    observations: Observations, found: Sequence[Product], target: Target
+    observations: Observations, found: Sequence[Product], target: Target, choice: RangeChoice
 ) -> dict[str, Range]:
-    """For what products read, the range that does least harm to them; for the rest, all of it.
+    """All of what was seen, or for what products read the range that does least harm there.
 
     A range that suits a tensor by itself may still cost more than it saves where the tensor is
     read, so nothing is cut without knowing the readers.
@@ -96,7 +87,7 @@ def _ranges(
         if histogram.low > histogram.high:
             continue
         grid = min_max(histogram, levels)
-        if name in consumers:
+        if choice == "consumers" and name in consumers:
             layer, products = consumers[name]
             rows = observations.get(name, Rows(layer)).rows
             matrices = [layer.matrix(each.weights) for each in products]

@@ -19,7 +19,7 @@ from .numbers import Numbers
 from .plan import Mode, Plan
 from .territory import Territory
 
-__all__ = ["Trials", "modes_for"]
+__all__ = ["Trials", "Workshop", "modes_for"]
 
 
 def modes_for(product: Product, allowed: Sequence[Mode]) -> list[Mode]:
@@ -36,13 +36,50 @@ def modes_for(product: Product, allowed: Sequence[Mode]) -> list[Mode]:
     return [mode for mode in allowed if mode in possible]
 
 
-class Trials:
-    """What the search builds and measures; its regions are products, its treatments modes.
+class Workshop:
+    """Writes models with plans carried out, each as a file that the runtime can load.
 
     The weights of the float model are written once; the files of single trials refer to them.
 
     Args:
         model: The float model. It is left as it is.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="onnxopt-quantize-")
+        self._path = pathlib.Path(self._folder.name)
+        self._count = itertools.count()
+        save(model, self._path / "base.onnx", "always")
+        self._base = load(self._path / "base.onnx")
+        InferShapes()(self._base)
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    @contextlib.contextmanager
+    def write(self, plan: Plan, numbers: Numbers | None) -> Iterator[pathlib.Path]:
+        """A model with a plan carried out, as a file that is there while the context lasts."""
+        model = self._base.clone()
+        if plan.quantizes:
+            assert numbers is not None
+            lower(model, plan, numbers)
+        path = self._path / f"trial{next(self._count)}.onnx"
+        ir.save(model, path)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+class Trials:
+    """What the search builds and measures; its regions are products, its treatments modes.
+
+    Args:
+        workshop: Writes the models.
+        model: The float model.
         found: Its products that can be quantized.
         numbers: Ranges, weights and biases.
         allowed: Modes to choose from, the preferred ones first.
@@ -51,31 +88,22 @@ class Trials:
 
     def __init__(
         self,
+        workshop: Workshop,
         model: ir.Model,
         found: Sequence[Product],
         numbers: Numbers,
         allowed: Sequence[Mode],
         sizes: Mapping[str, int],
     ) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxopt-quantize-")
-        self._path = pathlib.Path(self._folder.name)
-        self._names = {product.key: product for product in found}
+        self._workshop, self._numbers = workshop, numbers
+        self._products = {product.key: product for product in found}
         self._modes = {product.key: modes_for(product, allowed) for product in found}
-        self._numbers = numbers
         self._owners = _owners(model.graph, found)
         self._borders = list(_borders(model.graph, found, numbers, self._modes, sizes))
-        self._count = itertools.count()
-        save(model, self._path / "base.onnx", "always")
-        self._base = load(self._path / "base.onnx")
-        InferShapes()(self._base)
-
-    def close(self) -> None:
-        """Remove all files."""
-        self._folder.cleanup()
 
     def regions(self) -> Sequence[str]:
         """The keys of the products."""
-        return list(self._names)
+        return list(self._products)
 
     def treatments(self, region: str) -> Sequence[str]:
         """The modes that a product can have."""
@@ -84,7 +112,7 @@ class Trials:
     def bytes_saved(self, region: str, treatment: str) -> int:
         """Three of four bytes of each weight."""
         del treatment
-        return 3 * self._names[region].weights.size
+        return 3 * self._products[region].weights.size
 
     def borders(self) -> Sequence[tuple[str, str, int]]:
         """Products that hand values to one another in 8 bits when both are static."""
@@ -92,7 +120,8 @@ class Trials:
 
     def crosses(self, first: str | None, second: str | None) -> bool:
         """Whether a value leaves 8 bits, or enters them, from one product to the next."""
-        return bool(first == Mode.STATIC) != (second in (Mode.STATIC, Mode.STATIC_INPUT))
+        narrow = (Mode.STATIC, Mode.STATIC_INPUT)
+        return (first in narrow) != (second in narrow)
 
     def owner(self, kernel: str) -> str | None:
         """The product that a kernel belongs to, by the longest name of its own that it begins with.
@@ -104,18 +133,10 @@ class Trials:
                 return self._owners[kernel[:end]]
         return None
 
-    @contextlib.contextmanager
-    def build(self, choices: Mapping[str, str]) -> Iterator[pathlib.Path]:
+    def build(self, choices: Mapping[str, str]) -> contextlib.AbstractContextManager[pathlib.Path]:
         """A model with some products quantized, as a file."""
-        model = self._base.clone()
-        if choices:
-            lower(model, Plan({key: Mode(mode) for key, mode in choices.items()}), self._numbers)
-        path = self._path / f"trial{next(self._count)}.onnx"
-        ir.save(model, path)
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
+        plan = Plan({key: Mode(mode) for key, mode in choices.items()})
+        return self._workshop.write(plan, self._numbers)
 
 
 def _borders(

@@ -17,12 +17,18 @@ the runtime keeps the channels-first layout; both orders are made safe.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Weights", "least_scales", "pairs_are_safe", "quantize_bias", "quantize_weights"]
+__all__ = [
+    "Weights",
+    "least_scales",
+    "pair_orders",
+    "pairs_are_safe",
+    "quantize_bias",
+    "quantize_weights",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -80,16 +86,15 @@ def quantize_weights(
     scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
     numbers = _rounded(rows, scales)
     if pair_limit is not None and not _is_depthwise(rows, axis):
-        numbers, scales = _pair_safe(rows, scales, pair_limit)
+        numbers, scales = _pair_safe(rows, scales, pair_limit, pair_orders(weights, axis))
     return Weights(np.ascontiguousarray(np.moveaxis(numbers, 0, axis)), scales, axis)
 
 
 def pairs_are_safe(numbers: Array, axis: int, limit: int = 128) -> bool:
     """Whether every two weights of one sign that a kernel adds up stay within the limit."""
     rows = np.moveaxis(numbers, axis, 0)
-    if _is_depthwise(rows, axis):
-        return True
-    return not any(_offends(order(rows), limit).any() for order in _orders(rows))
+    flat = rows.reshape(len(rows), -1)
+    return not any(_offends(flat[:, order], limit).any() for order in pair_orders(numbers, axis))
 
 
 def quantize_bias(bias: Array, activation_scale: float, weights: Weights) -> tuple[Array, Array]:
@@ -120,17 +125,18 @@ def _is_depthwise(rows: Array, axis: int) -> bool:
     return axis == 0 and rows.ndim > 2 and rows.shape[1] == 1
 
 
-def _orders(rows: Array) -> list[Callable[[Array], Array]]:
-    """Ways to lay out each output's weights in a row, as kernels do."""
-    return [_flat] if rows.ndim == 2 else [_channels_last, _flat]
+def pair_orders(weights: Array, axis: int) -> list[Array]:
+    """Ways in which kernels lay out the weights of an output in a row, in pairs.
 
-
-def _flat(rows: Array) -> Array:
-    return rows.reshape(len(rows), -1)
-
-
-def _channels_last(rows: Array) -> Array:
-    return _flat(np.moveaxis(rows, 1, -1))
+    Returns:
+        Permutations of the inputs as they lie in the row, int [K]; none where nothing is paired.
+    """
+    rows = np.moveaxis(weights, axis, 0)
+    if _is_depthwise(rows, axis):
+        return []
+    places = np.arange(rows[0].size).reshape(1, *rows.shape[1:])
+    plain = places.reshape(-1)
+    return [plain] if rows.ndim == 2 else [np.moveaxis(places, 1, -1).reshape(-1), plain]
 
 
 def _offends(flat: Array, limit: int) -> Array:
@@ -140,18 +146,18 @@ def _offends(flat: Array, limit: int) -> Array:
     return np.asarray(np.abs(sums) > limit)
 
 
-def _pair_safe(rows: Array, scales: Array, limit: int) -> tuple[Array, Array]:
+def _pair_safe(rows: Array, scales: Array, limit: int, orders: list[Array]) -> tuple[Array, Array]:
     """The finest scale for each output with which no pair offends, or cut the few that do.
 
     Making the scale coarser costs all weights of an output precision; taking the excess off the
     offending pairs costs only those. For each output, whichever has the smaller squared error.
     """
-    best_numbers, best_scales = _cut(rows, scales, limit), scales.copy()
+    best_numbers, best_scales = _cut(rows, scales, limit, orders), scales.copy()
     best_error = _errors(rows, best_numbers, best_scales)
     factor = _COARSER
     while factor <= _COARSEST * _COARSER:
         tried = (scales * np.float32(min(factor, _COARSEST))).astype(np.float32)
-        numbers = _cut(rows, tried, limit)
+        numbers = _cut(rows, tried, limit, orders)
         error = _errors(rows, numbers, tried)
         better = error < best_error
         best_numbers[better], best_scales[better] = numbers[better], tried[better]
@@ -162,30 +168,30 @@ def _pair_safe(rows: Array, scales: Array, limit: int) -> tuple[Array, Array]:
 
 def _errors(rows: Array, numbers: Array, scales: Array) -> Array:
     wide = scales.reshape(-1, *[1] * (rows.ndim - 1))
-    return np.asarray(_flat(np.square(rows - numbers * wide)).sum(axis=1))
+    squares = np.square(rows - numbers * wide)
+    return np.asarray(squares.reshape(len(rows), -1).sum(axis=1))
 
 
-def _cut(rows: Array, scales: Array, limit: int) -> Array:
+def _cut(rows: Array, scales: Array, limit: int, orders: list[Array]) -> Array:
     """Round, and take what offending pairs have too much off both of their weights."""
     numbers = _rounded(rows, scales)
     changed = True
     while changed:  # a pair in one order is made of halves of pairs in the other
         changed = False
-        for order in _orders(rows):
-            changed |= _cut_pairs(numbers, order, limit)
+        for order in orders:
+            changed |= _cut_pairs(numbers.reshape(len(numbers), -1), order, limit)
     return numbers
 
 
-def _cut_pairs(numbers: Array, order: Callable[[Array], Array], limit: int) -> bool:
-    where = order(np.arange(numbers.size).reshape(numbers.shape))
-    flat = numbers.reshape(-1)
-    even = where.shape[1] // 2 * 2
-    first, second = where[:, 0:even:2], where[:, 1:even:2]
-    sums = flat[first].astype(np.int16) + flat[second].astype(np.int16)
+def _cut_pairs(flat: Array, order: Array, limit: int) -> bool:
+    """Cut the pairs of one order in place; whether any offended."""
+    even = len(order) // 2 * 2
+    first, second = order[0:even:2], order[1:even:2]
+    sums = flat[:, first].astype(np.int16) + flat[:, second].astype(np.int16)
     excess = np.maximum(np.abs(sums) - limit, 0)
     if not excess.any():
         return False
     sign, half = np.sign(sums), excess // 2
-    flat[first] = (flat[first] - sign * half).astype(np.int8)
-    flat[second] = (flat[second] - sign * (excess - half)).astype(np.int8)
+    flat[:, first] -= (sign * half).astype(np.int8)
+    flat[:, second] -= (sign * (excess - half)).astype(np.int8)
     return True

@@ -14,7 +14,7 @@ from onnxopt.passes.infer_shapes import InferShapes
 from onnxopt.passes.quantize.lowering import lower
 from onnxopt.passes.quantize.numbers import Numbers
 from onnxopt.passes.quantize.plan import Mode, Plan
-from onnxopt.passes.quantize.weights import Weights, quantize_weights
+from onnxopt.passes.quantize.weights import quantize_weights
 
 from onnxopt.model import from_proto, to_proto
 from onnxopt.regions import Product, products
@@ -56,10 +56,9 @@ def lowered(
     InferShapes()(converted)
     found = [each for each in products(converted.graph) if isinstance(each, Product)]
     modes = {each.key: mode for each in found} if isinstance(mode, Mode) else dict(mode)
-
-    def weights(product: Product) -> Weights:
-        return quantize_weights(product.weights, product.channel_axis, pair_limit)
-
+    weights = {
+        each.key: quantize_weights(each.weights, each.channel_axis, pair_limit) for each in found
+    }
     numbers = Numbers(signed, ranges_of(model, *feeds), weights)
     done = lower(converted, Plan(modes), numbers)
     result = to_proto(converted)
