@@ -29,6 +29,7 @@ import numpy as np
 
 from onnxopt.accuracy import Fidelity, Score, fidelity
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
+from onnxopt.runtime.messages import Kernel
 from onnxopt.runtime.statistics import Ratio, ratio
 from onnxopt.runtime.trial import Feed, race
 from onnxopt.workbench import Effort, Workbench
@@ -50,6 +51,7 @@ _PUT_BACK: Mapping[Effort, int] = {"low": 0, "medium": 6, "high": 24}
 _MARGIN = 1.0
 #: A profile is of so many runs, and of as many as go into so many seconds.
 _LEAST_RUNS, _MOST_RUNS, _PROFILE_SECONDS = 10, 200, 0.3
+_NOT_FUSED = "the runtime has no fitting kernel for it"
 #: A race whose outcome is not certain is run again, for so many times as long.
 _LONGER = 4.0
 
@@ -68,6 +70,9 @@ class Subject(Protocol):
 
     def owner(self, kernel: str) -> str | None:
         """The region that a kernel of the runtime, by name, belongs to."""
+
+    def misplaced(self, kernels: Sequence[Kernel], choices: Choices) -> Sequence[str]:
+        """Regions for which the runtime did not choose the kernels that a treatment is for."""
 
     def bytes_saved(self, region: str, treatment: str) -> int:
         """How much smaller a treatment makes the file."""
@@ -132,6 +137,15 @@ def search(subject: Subject, bench: Workbench) -> Finding:
     return _Search(subject, bench).run()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Profile:
+    """Seconds of one run by region, and of all kernels; regions that got other kernels."""
+
+    seconds: dict[str, float]
+    total: float
+    misplaced: tuple[str, ...]
+
+
 class _Search:
     def __init__(self, subject: Subject, bench: Workbench) -> None:
         self._subject, self._bench = subject, bench
@@ -173,17 +187,20 @@ class _Search:
         """Time regions in the untouched model and in the wholly treated ones, by the profile."""
         bench, subject, finding = self._bench, self._subject, self._finding
         bench.on_step("timing regions")
-        untouched, _ = self._profile({}) or ({}, 0.0)
+        untouched = self._profiled({}).seconds
         kinds = sorted({kind for each in regions for kind in subject.treatments(each)})
         for kind in kinds:
             choices = {region: kind for region in regions if kind in subject.treatments(region)}
-            profile = self._profile(choices)
-            if profile is None:
+            try:
+                profile = self._profiled(choices)
+            except (RuntimeRefusalError, RuntimeCrashError):
                 continue
-            for region in choices:
-                saved = untouched.get(region, 0.0) - profile[0].get(region, 0.0)
+            for region in profile.misplaced:
+                finding.left[region] = _NOT_FUSED
+            for region in choices.keys() - set(profile.misplaced):
+                saved = untouched.get(region, 0.0) - profile.seconds.get(region, 0.0)
                 finding.gain[region, kind] = self._worth(region, kind, saved)
-                self._seconds[region, kind] = profile[0].get(region, 0.0)
+                self._seconds[region, kind] = profile.seconds.get(region, 0.0)
         self._seconds.update({(region, ""): untouched.get(region, 0.0) for region in regions})
         self._measure_crossing(regions)
 
@@ -198,14 +215,15 @@ class _Search:
         crossing = self._crossing(plan)
         if not crossing or not self._subject.borders():
             return
-        whole, mixed = self._profile(fastest), self._profile(plan)
-        if whole is None or mixed is None:
+        try:
+            whole, mixed = self._profiled(fastest), self._profiled(plan)
+        except (RuntimeRefusalError, RuntimeCrashError):
             return
-        common = whole[1] - sum(whole[0].values())
+        common = whole.total - sum(whole.seconds.values())
         own = sum(self._seconds.get((region, plan.get(region, "")), 0.0) for region in regions)
         extra = crossing - self._crossing(fastest)
         if extra > 0:
-            self._crossing_seconds = max(0.0, (mixed[1] - own - common) / extra)
+            self._crossing_seconds = max(0.0, (mixed.total - own - common) / extra)
 
     def _crossing(self, plan: Choices) -> int:
         """How many numbers are converted at borders under a plan."""
@@ -223,28 +241,31 @@ class _Search:
         # Balanced: a megabyte is worth 50 microseconds.
         return seconds + (saved * 5e-11 if self._bench.goal == "balanced" else 0.0)
 
-    def _profile(self, choices: Choices) -> tuple[dict[str, float], float] | None:
-        """Seconds of one run by region, and of all kernels; None when the runtime refuses it."""
+    def _profiled(self, choices: Choices) -> _Profile:
+        """Where the time of one run goes.
+
+        Raises:
+            RuntimeRefusalError: When the runtime refuses the model.
+            RuntimeCrashError: When it crashes.
+        """
         with self._subject.build(choices) as path:
+            info = self._worker.open(path, threads=self._bench.threads, profile=True)
             try:
-                info = self._worker.open(path, threads=self._bench.threads, profile=True)
-                try:
-                    end = time.perf_counter() + _PROFILE_SECONDS
-                    runs = 0
-                    while runs < _LEAST_RUNS or (runs < _MOST_RUNS and time.perf_counter() < end):
-                        self._worker.run(info.session, self._probes[0])
-                        runs += 1
-                    kernels = self._worker.kernels(info.session)
-                finally:
-                    self._worker.close(info.session)
-            except (RuntimeRefusalError, RuntimeCrashError):
-                return None
+                end = time.perf_counter() + _PROFILE_SECONDS
+                runs = 0
+                while runs < _LEAST_RUNS or (runs < _MOST_RUNS and time.perf_counter() < end):
+                    self._worker.run(info.session, self._probes[0])
+                    runs += 1
+                kernels = self._worker.kernels(info.session)
+            finally:
+                self._worker.close(info.session)
         spent: dict[str, float] = {}
         for kernel in kernels:
             owner = self._subject.owner(kernel.node)
             if owner is not None:
                 spent[owner] = spent.get(owner, 0.0) + kernel.undisturbed
-        return spent, sum(kernel.undisturbed for kernel in kernels)
+        total = sum(kernel.undisturbed for kernel in kernels)
+        return _Profile(spent, total, tuple(self._subject.misplaced(kernels, choices)))
 
     # What treatments cost
 
@@ -394,6 +415,10 @@ class _Search:
             if not way[index]:
                 break
             plan = self._put_back(way, index, margin)
+            plan = self._without_misplaced(plan)
+            if not plan:
+                finding.reason = _NOT_FUSED
+                break
             objection = self._last_word(plan)
             if objection is None:
                 finding.choices = plan
@@ -428,6 +453,16 @@ class _Search:
             tried = {**plan, region: way[0][region]}
             if self._keeps_budget(tried, margin):
                 plan = tried
+        return plan
+
+    def _without_misplaced(self, plan: dict[str, str]) -> dict[str, str]:
+        """Leave regions alone that do not get their kernels in this very plan."""
+        while plan:
+            misplaced = self._profiled(plan).misplaced
+            if not misplaced:
+                break
+            plan = {region: kind for region, kind in plan.items() if region not in misplaced}
+            self._finding.left.update(dict.fromkeys(misplaced, _NOT_FUSED))
         return plan
 
     def _keeps_budget(self, plan: dict[str, str], margin: float) -> bool:

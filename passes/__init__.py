@@ -88,6 +88,6 @@ fuse-pad fuse-matmul-add fuse-affine fold-pruned-channels affine-to-batch-norm
 #: the passes in between see numbers.
 PIPELINES: Mapping[str, str] = {
     "exact": ",".join(_EXACT.split()),
-    "tuned": "exact,quantize",
+    "tuned": "exact,smooth-activations,quantize",
     "compact": "decode-weights,exact,compact-weights",
 }

@@ -117,6 +117,10 @@ def optimize(
 
     The result has the same inputs and outputs and gives the same answers in ONNX Runtime. A pass
     that makes the model wrong, larger or slower is undone, and the report says so.
+
+    With --data, convolutions and matrix products are computed in 8 bits where that is faster, as
+    far as the answers stay within the budget (--min-sqnr and the like). '--passes exact' leaves
+    that out.
     """
     if verify_each and no_verify:
         raise typer.BadParameter("--verify-each and --no-verify contradict each other")

@@ -74,7 +74,7 @@ class Quantize(Pass):
         raised = model.clone()
         _prepare(raised)
         found = self._candidates(raised, outcome)
-        if not found:
+        if not found or not bench.calibration.first(1):
             return outcome
         key = (self.name, self.text, bench.target, _digest(model))
         if key not in bench.memory:

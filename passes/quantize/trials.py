@@ -13,6 +13,7 @@ from onnxopt.passes.infer_shapes import InferShapes
 
 from onnxopt.model import load, save
 from onnxopt.regions import Product
+from onnxopt.runtime.messages import Kernel
 
 from .lowering import lower
 from .numbers import Numbers
@@ -20,6 +21,12 @@ from .plan import Mode, Plan
 from .territory import Territory
 
 __all__ = ["Trials", "Workshop", "modes_for"]
+
+
+#: What products run as in float, wanted or not.
+_FLOAT_KERNELS = frozenset(
+    ["Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"]
+)
 
 
 def modes_for(product: Product, allowed: Sequence[Mode]) -> list[Mode]:
@@ -128,15 +135,32 @@ class Trials:
 
         The runtime names kernels after nodes or after what they give, and adds to that.
         """
-        for end in range(len(kernel), 0, -1):
-            if kernel[:end] in self._owners:
-                return self._owners[kernel[:end]]
-        return None
+        return _longest(kernel, self._owners)
+
+    def misplaced(self, kernels: Sequence[Kernel], choices: Mapping[str, str]) -> Sequence[str]:
+        """Products that are computed in float although they are quantized."""
+        names = {
+            name: product.key
+            for product in self._products.values()
+            for name in (product.node.name, product.key, product.unclamped.name)
+            if name
+        }
+        float_ones = [kernel.node for kernel in kernels if kernel.op_type in _FLOAT_KERNELS]
+        found = (_longest(node, names) for node in float_ones)
+        return [key for key in found if key is not None and key in choices]
 
     def build(self, choices: Mapping[str, str]) -> contextlib.AbstractContextManager[pathlib.Path]:
         """A model with some products quantized, as a file."""
         plan = Plan({key: Mode(mode) for key, mode in choices.items()})
         return self._workshop.write(plan, self._numbers)
+
+
+def _longest(kernel: str, names: Mapping[str, str]) -> str | None:
+    """What belongs to the longest name that a kernel's name begins with."""
+    for end in range(len(kernel), 0, -1):
+        if kernel[:end] in names:
+            return names[kernel[:end]]
+    return None
 
 
 def _borders(
