@@ -110,6 +110,7 @@ class _Run:
         self.source, self.settings, self.on_step = source, settings, on_step
         self.target = None if settings.dry_run else target
         self.undone: dict[str, Undone] = {}
+        self.notes: list[str] = []
         if self.target is not None:
             _check_target(source, self.target, settings.in_place)
         self.passes = _passes(settings)
@@ -173,7 +174,9 @@ class _Run:
                 return candidate
             candidate.discard()
             self.on_step("looking for the pass at fault")
-            self._leave_out(self._guilty_pass(objection, candidate, count), objection)
+            guilty = self._guilty_pass(objection, candidate, count)
+            if not (objection.kind == "size" and self._make_thrifty(guilty)):
+                self._leave_out(guilty, objection)
 
     def _build(self, passes: list[Pass]) -> Candidate:
         """Run passes on the original and write the result.
@@ -253,6 +256,18 @@ class _Run:
         kept = [pass_ for pass_ in self.passes[:count] if pass_.name not in self.undone]
         return parse_pipeline(format_pipeline(kept))
 
+    def _make_thrifty(self, name: str) -> bool:
+        """Give passes of this name options that add fewer bytes; whether there are any."""
+        found = {
+            index: thrifty
+            for index, pass_ in enumerate(self.passes)
+            if pass_.name == name and (thrifty := pass_.thrifty()) is not None
+        }
+        for index, thrifty in found.items():
+            self.passes[index] = thrifty
+            self.notes.append(f"The file grew, so {name} ran as {thrifty.text}.")
+        return bool(found)
+
     def _leave_out(self, name: str, objection: Objection) -> None:
         reason, _, command = objection.message.partition("\n")
         self.undone[name] = Undone(name, reason, command)
@@ -287,7 +302,7 @@ class _Run:
         times = candidate.samples or [[], []]
         before = _measured(self.original.facts, reference, times[0])
         after = _measured(candidate.facts, trial, times[1])
-        notes = list(self.original.notes)
+        notes = [*self.original.notes, *dict.fromkeys(self.notes)]
         if not candidate.changed:
             notes.append("No pass found anything to improve: the output is the input.")
             after = before

@@ -129,6 +129,13 @@ class Pass(ir.passes.InPlacePass):
             forget_nodes(model)
         return outcome
 
+    def thrifty(self) -> Pass | None:
+        """The same pass with options that add fewer bytes, to be tried where this one adds too many.
+
+        None when there are none, or these are those.
+        """
+        return None
+
     @property
     def text(self) -> str:
         """The pass as it stands in a pipeline, with the options that differ from the default."""

@@ -191,6 +191,25 @@ class TestGood:
         assert any("the output is the input" in note for note in report.notes)
         assert report.after == report.before
 
+    def test_a_pass_that_adds_too_many_bytes_runs_thriftily(self, source: pathlib.Path) -> None:
+        """Widening h adds bytes, negating c takes some away; only the second is done."""
+        text = """g (float[N, 4] x) => (float[N, 4] y) <float[4] c = {1, 2, 3, 4}> {
+            d = Neg(c)
+            a = Add(x, d)
+            w = Cast<to = 1>(h)
+            m = MatMul(x, w)
+            s = ReduceSum(m, last)
+            y = Add(a, s)
+        }"""
+        weights = {"h": np.ones((4, 64), np.float16), "last": np.array([1])}
+        onnx.save(parse(text, weights), source)
+        passes = "fold-constants{max-bytes=4096},eliminate-dead-code"
+        report, model = _optimize(source, passes)
+        assert report.undone == []
+        assert report.pipeline == "fold-constants{max-bytes=0},eliminate-dead-code"
+        assert any("fold-constants ran as" in note for note in report.notes)
+        assert "Neg" not in _ops(model)
+
     def test_skip(self, source: pathlib.Path) -> None:
         report, model = _optimize(source, "eliminate-identities,good", skip=("good",))
         assert "Abs" in _ops(model)

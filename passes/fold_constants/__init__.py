@@ -10,7 +10,8 @@ not grow: values are written only where they take no more bytes than what become
 them (nodes, and initializers that nothing else reads). The choice is the cheapest there is, so
 where a result is too large, what lies before it is folded. A transposed weight replaces the weight;
 a weight widened from float16 to float32, or 16 MB made by Expand, stays computed. Results of up to
-``max-bytes`` are always written, since shapes and other passes depend on them.
+``max-bytes`` are always written, since shapes and other passes depend on them; where the whole file
+gets larger by that, `optimize` runs the pass again with ``max-bytes=0``.
 
 Left alone: quantization (its grid is information), random operators and Dropout that may train,
 control flow itself (nodes inside bodies are folded), strings, sequences and optional values, other
@@ -56,6 +57,10 @@ class FoldConstants(Pass):
 
     name = "fold-constants"
     Options: ClassVar[type] = _Options
+
+    def thrifty(self) -> Pass | None:
+        """Write only what takes no more bytes than what goes."""
+        return FoldConstants(_Options(max_bytes=0)) if self.options.max_bytes else None
 
     def run(self, model: ir.Model) -> Outcome:
         """Fold in the main graph and in all bodies of control flow in it."""

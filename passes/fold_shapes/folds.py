@@ -114,10 +114,11 @@ class FixTarget(RewriteRule[_Target]):
     def match(self, node: ir.Node, context: Context) -> _Target | None:
         if self._nonzero is None:  # at the start, before a rewrite may take away what shows it
             self._nonzero = nonzero_sizes(context.model.graph, self._facts)
-        if len(node.inputs) < 2 or node.inputs[1] is None or is_constant(node.inputs[1]):
-            return None
+        given = node.inputs[1] if len(node.inputs) > 1 else None
+        if given is None or is_constant(given) or given.producer() is None:
+            return None  # nothing is computed
         source = node.inputs[0]
-        target = self._facts.integers(node.inputs[1])
+        target = self._facts.integers(given)
         if source is None or target is None or target.is_scalar:
             raise Refuse("the number of dimensions is only known when the model runs")
         if node.op_type == "Expand":
