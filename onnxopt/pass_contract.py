@@ -130,7 +130,7 @@ class Pass(ir.passes.InPlacePass):
         return outcome
 
     def thrifty(self) -> Pass | None:
-        """The same pass with options that add fewer bytes, to be tried where this one adds too many.
+        """The same pass with options that add fewer bytes, for a file that this one makes larger.
 
         None when there are none, or these are those.
         """

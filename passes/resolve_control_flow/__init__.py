@@ -53,6 +53,11 @@ def _body(node: ir.Node, name: str) -> ir.Graph:
     return attribute.as_graph()
 
 
+def _is_read(node: ir.Node) -> bool:
+    """Whether anything depends on a node; if not, there is nothing to put in its place."""
+    return any(output.uses() or output.is_graph_output() for output in node.outputs)
+
+
 @dataclasses.dataclass
 class _Branch:
     node: ir.Node
@@ -87,6 +92,8 @@ class _TakeBranch(_BranchRule):
         self._facts = facts
 
     def match(self, node: ir.Node, context: Context) -> _Branch | None:
+        if not _is_read(node):
+            return None
         condition = _known(node.inputs[0], self._facts)
         if condition is None:
             raise Refuse("the condition is only known when the model runs")
@@ -170,6 +177,8 @@ class _SkipLoop(RewriteRule[_Loop]):
         self._facts = facts
 
     def match(self, node: ir.Node, context: Context) -> _Loop | None:
+        if not _is_read(node):
+            return None
         loop = _Loop.of(node)
         return loop if loop.iterations(self._facts) == 0 else None
 
@@ -214,6 +223,8 @@ class _InlineOnlyIteration(RewriteRule[_Loop]):
         self._inliner = inliner
 
     def match(self, node: ir.Node, context: Context) -> _Loop | None:
+        if not _is_read(node):
+            return None
         loop = _Loop.of(node)
         match loop.iterations(self._facts):
             case None:

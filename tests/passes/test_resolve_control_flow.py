@@ -466,3 +466,19 @@ def test_moved_nodes_stand_in_order() -> None:
     optimized.graph.sort()
     assert op_types(optimized) == before
     assert from_proto(to_proto(optimized)).graph.num_nodes() == len(before)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_loop_that_nothing_reads_is_left_to_other_passes(count: int) -> None:
+    text = f"""g (float[2] x) => (float[2] y) <int64 m = {{{count}}}> {{
+        z = Loop (m, "", x) <
+            body = b (int64 i, bool c, float[2] s) => (bool d, float[2] t) {{
+                d = Identity(c)
+                t = Neg(s)
+            }}
+        >
+        y = Abs(x)
+    }}"""
+    untouched(parse(text), PASS)
+    optimized = optimize(parse(text), "exact", {"x": np.ones(2, np.float32)})
+    assert op_types(optimized) == ["Abs"]
