@@ -12,18 +12,12 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnx
-import onnx.inliner
-import onnx.shape_inference
 import onnx_ir as ir
 
-from onnxopt.analysis.expressions import Expression, number
-from onnxopt.analysis.macs import has_macs, macs
-from onnxopt.analysis.symbolic import SymbolicFacts
+from onnxopt.analysis.costs import costs_by_operator, formula_text, operator_name, total_of
 from onnxopt.analysis.values import dims
-from onnxopt.errors import FeedError
-from onnxopt.model import from_proto, light_proto
 from onnxopt.op_traits import is_standard
+from onnxopt.traversal import graphs_of
 
 __all__ = ["Inspection", "OperatorFacts", "PortFacts", "TensorFacts", "Weight", "inspect_model"]
 
@@ -157,11 +151,11 @@ def inspect_model(
         FeedError: When a shape does not fit the model.
     """
     notes: list[str] = []
-    costs = _costs(model, shapes or {}, notes)
+    costs = costs_by_operator(model, shapes or {}, notes)
     weights = list(_weights(model))
     counts: Counter[str] = Counter()
-    for node in _all_nodes(model):
-        counts[_operator(node)] += 1
+    for node in (node for graph in graphs_of(model) for node in graph):
+        counts[operator_name(node)] += 1
     bytes_by_operator: Counter[str] = Counter()
     precision: Counter[str] = Counter()
     facts: list[TensorFacts] = []
@@ -175,7 +169,7 @@ def inspect_model(
         if weight.tensor.dtype not in _NO_PARAMETERS
     ]
     elements = sum(each.elements for each in parameters)
-    total = _sum(cost for known, _ in costs.values() for cost in known)
+    total = total_of(cost for known, _ in costs.values() for cost in known)
     return Inspection(
         producer=f"{model.producer_name or ''} {model.producer_version or ''}".strip(),
         ir_version=model.ir_version,
@@ -186,14 +180,14 @@ def inspect_model(
             OperatorFacts(
                 name,
                 count,
-                formula_text(_sum(costs[name][0])) if name in costs else "0",
+                formula_text(total_of(costs[name][0])) if name in costs else "0",
                 costs[name][1] if name in costs else 0,
                 bytes_by_operator[name],
             )
             for name, count in counts.most_common()
         ),
         nodes=counts.total(),
-        bodies=sum(len(_bodies(node)) for node in _all_nodes(model)),
+        bodies=len(graphs_of(model)) - 1 - len(model.functions),
         functions=tuple(f"{each[0]}.{each[1]}" for each in model.functions),
         parameters=elements,
         weight_bytes=sum(each.bytes for each in facts),
@@ -211,24 +205,6 @@ def inspect_model(
         metadata=dict(model.metadata_props),
         notes=tuple(notes),
     )
-
-
-def _operator(node: ir.Node) -> str:
-    return node.op_type if is_standard(node) else f"{node.domain}.{node.op_type}"
-
-
-def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    for graph in (model.graph, *(function.graph for function in model.functions.values())):
-        yield from graph.all_nodes()
-
-
-def _bodies(node: ir.Node) -> list[ir.Graph]:
-    """Graphs that a node holds; the standard operators hold each in an attribute of its own."""
-    return [
-        attribute.as_graph()
-        for attribute in node.attributes.values()
-        if not attribute.is_ref() and attribute.type == ir.AttributeType.GRAPH
-    ]
 
 
 def _port(value: ir.Value) -> PortFacts:
@@ -260,7 +236,7 @@ def _weights(model: ir.Model) -> Iterator[Weight]:
         for value in graph.initializers.values():
             if value.const_value is not None:
                 yield Weight(value.name or "", value.const_value, _first_reader(value))
-    for node in _all_nodes(model):
+    for node in (node for graph in graphs_of(model) for node in graph):
         attribute = node.attributes.get("value")
         if node.op_type != "Constant" or not is_standard(node) or attribute is None:
             continue
@@ -271,7 +247,7 @@ def _weights(model: ir.Model) -> Iterator[Weight]:
 
 def _first_reader(value: ir.Value) -> str:
     readers = value.consumers()
-    return _operator(readers[0]) if readers else ""
+    return operator_name(readers[0]) if readers else ""
 
 
 def _tensor_facts(weight: Weight) -> TensorFacts:
@@ -294,122 +270,3 @@ def _zeros(tensor: ir.TensorProtocol) -> int | None:
     if array.dtype == ml_dtypes.float8_e8m0fnu:
         return 0  # powers of two; there is no zero
     return int(array.size - np.count_nonzero(array))
-
-
-# Cost
-
-
-def _costs(
-    model: ir.Model, shapes: Mapping[str, tuple[int, ...]], notes: list[str]
-) -> dict[str, tuple[list[Expression], int]]:
-    """By operator: the formulas of the nodes whose shapes are known, and how many others there are.
-
-    Of an If the more expensive branch counts where both are numbers, else both; bodies of Loop and
-    Scan count once.
-    """
-    inferred = _with_shapes(model, shapes, notes)
-    found: dict[str, tuple[list[Expression], int]] = {}
-    for node, cost in _graph_costs(inferred.graph, SymbolicFacts()):
-        known, unknown = found.get(_operator(node), ([], 0))
-        if cost is None:
-            found[_operator(node)] = known, unknown + 1
-        else:
-            found[_operator(node)] = [*known, cost], unknown
-    loops = sorted({node.op_type for node in inferred.graph.all_nodes()} & {"Loop", "Scan"})
-    if loops:
-        notes.append(f"MACs count the body of each {' and '.join(loops)} once.")
-    return found
-
-
-def _graph_costs(graph: ir.Graph, facts: SymbolicFacts) -> list[tuple[ir.Node, Expression | None]]:
-    costs: list[tuple[ir.Node, Expression | None]] = []
-    for node in graph:
-        if has_macs(node):
-            costs.append((node, macs(node, facts)))
-        bodies = [_graph_costs(body, facts) for body in _bodies(node)]
-        if node.op_type == "If" and is_standard(node):
-            bodies = _dearest(bodies)
-        costs.extend(cost for body in bodies for cost in body)
-    return costs
-
-
-def _dearest(
-    bodies: list[list[tuple[ir.Node, Expression | None]]],
-) -> list[list[tuple[ir.Node, Expression | None]]]:
-    totals: list[int] = []
-    for body in bodies:
-        known = [cost for _, cost in body if cost is not None]
-        constant = _sum(known).constant
-        if constant is None or len(known) < len(body):
-            return bodies
-        totals.append(constant)
-    return [bodies[totals.index(max(totals))]] if bodies else []
-
-
-def _sum(costs: Any) -> Expression:
-    total = number(0)
-    for cost in costs:
-        total = total + cost
-    return total
-
-
-def formula_text(formula: Expression) -> str:
-    """A formula as ``1200*batch + 3*batch*length*length``, the largest powers first."""
-    terms = [
-        "*".join([str(factor), *(atom.name for atom in monomial)])
-        for monomial, factor in reversed(formula.terms)
-    ]
-    return " + ".join(terms) or "0"
-
-
-def _with_shapes(
-    model: ir.Model, shapes: Mapping[str, tuple[int, ...]], notes: list[str]
-) -> ir.Model:
-    """The model without its large weights, with functions inlined and all shapes that follow."""
-    proto = light_proto(model)
-    _fix_sizes(proto, _bound_symbols(model, shapes))
-    for value in proto.graph.input:
-        if value.name in shapes:
-            _set_shape(value, shapes[value.name])
-    try:
-        if proto.functions:
-            proto = onnx.inliner.inline_local_functions(proto)
-        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
-        notes.append(f"Shapes could not be inferred: {str(error).strip().splitlines()[0]}")
-    return from_proto(proto)
-
-
-def _bound_symbols(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Sizes of symbols that the given shapes fix; the same symbol is the same size everywhere."""
-    inputs = {value.name: value for value in model.graph.inputs}
-    symbols: dict[str, int] = {}
-    for name, shape in shapes.items():
-        if name not in inputs:
-            known = ", ".join(str(each) for each in inputs)
-            raise FeedError(f"the model has no input '{name}'; it has {known}")
-        stated = dims(inputs[name])
-        if stated is not None and len(stated) != len(shape):
-            raise FeedError(f"input '{name}' has {len(stated)} dimensions, not {len(shape)}")
-        for dim, size in zip(stated or (), shape, strict=stated is not None):
-            if isinstance(dim, str) and size >= 0:
-                symbols[dim] = size
-            elif isinstance(dim, int) and size not in (dim, -1):
-                raise FeedError(f"input '{name}' has a fixed size {dim} where {size} was given")
-    return symbols
-
-
-def _fix_sizes(proto: onnx.ModelProto, symbols: Mapping[str, int]) -> None:
-    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in symbols:
-                dim.dim_value = symbols[dim.dim_param]
-
-
-def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
-    dimensions = value.type.tensor_type.shape.dim
-    while len(dimensions) < len(shape):
-        dimensions.add()
-    for dim, size in zip(dimensions, shape, strict=True):
-        if size >= 0:
-            dim.dim_value = size
