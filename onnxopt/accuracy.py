@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 
 from onnxopt.errors import OptionError
 
-__all__ = ["Agreement", "Budget", "Fidelity", "OutputFidelity", "Score", "fidelity"]
+__all__ = [
+    "Agreement",
+    "Budget",
+    "Fidelity",
+    "OutputFidelity",
+    "Score",
+    "decision_kind",
+    "fidelity",
+]
 
 #: Two-sided 95 % quantile of the normal distribution.
 _Z = 1.959964
@@ -242,7 +250,7 @@ def _output_fidelity(name: str, pairs: Sequence[tuple[Any, Any]]) -> OutputFidel
     cosines: list[float] = []
     same = total = 0
     mismatch = ""
-    kind = _decision_kind([array for one, _ in pairs for array in _arrays(one)])
+    kind = decision_kind([array for one, _ in pairs for array in _arrays(one)])
     for one, other in pairs:
         lefts, rights = list(_arrays(one)), list(_arrays(other))
         wrong = _mismatch(lefts, rights)
@@ -306,7 +314,7 @@ def _mismatch(lefts: Sequence[Array], rights: Sequence[Array]) -> str:
 _Kind = tuple[Literal["top-1", "threshold", "equal"], int]
 
 
-def _decision_kind(arrays: Sequence[Array]) -> _Kind | None:
+def decision_kind(arrays: Sequence[Array]) -> _Kind | None:
     """What kind of decision the values are, from what they look like in all samples; the axis.
 
     Non-negative numbers that add up to 1 along an axis are probabilities, numbers between 0 and 1

@@ -7,6 +7,7 @@ with the tolerance and the allowance for the first model's own rounding that `op
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import tempfile
@@ -18,6 +19,7 @@ import onnx_ir as ir
 
 from onnxopt.data import Feed, FeedRequest, FeedSource
 from onnxopt.errors import ModelError, RuntimeCrashError, RuntimeRefusalError
+from onnxopt.explain import AttributionReport, check_attribution_possible, explain
 from onnxopt.instruments.verify import Objection, Referee
 from onnxopt.model import load, save
 from onnxopt.runtime.compare import Difference, Tolerance, compare
@@ -30,6 +32,8 @@ __all__ = ["CheckReport", "LayerDifference", "check"]
 
 #: So many samples are compared.
 _MOST_FEEDS = 8
+#: So many samples are explained.
+_MOST_EXPLAINED = 16
 #: Inner values are fetched in batches, so that not all are in memory at once.
 _LAYERS_AT_ONCE = 24
 
@@ -68,6 +72,7 @@ class CheckReport:
         tolerance: What was allowed.
         notes: What to know about the result.
         environment: Machine and versions.
+        attribution: Whether both answer for the same reasons, where that was asked.
     """
 
     first: str
@@ -80,10 +85,14 @@ class CheckReport:
     tolerance: Tolerance
     notes: tuple[str, ...]
     environment: dict[str, Any]
+    attribution: AttributionReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data; a difference may be infinite."""
-        return dataclasses.asdict(self)
+        known = dataclasses.asdict(self)
+        if self.attribution is not None:
+            known["attribution"] = self.attribution.to_dict()
+        return known
 
 
 def check(
@@ -94,6 +103,7 @@ def check(
     request: FeedRequest | None = None,
     tolerance: Tolerance | None = None,
     threads: int = 1,
+    attribution: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> CheckReport:
     """Compare two models in ONNX Runtime.
@@ -105,14 +115,21 @@ def check(
         request: What is fixed of made-up feeds.
         tolerance: How far outputs may be apart.
         threads: Threads for one operator.
+        attribution: Compare why the two answer as they do, too (see `onnxopt.explain`).
         on_step: Told what is being done.
 
     Raises:
         OnnxoptError: When a model cannot be read or run, or no feed can be had.
     """
-    return _Check(
+    if attribution:
+        check_attribution_possible()
+    comparison = _Check(
         pathlib.Path(first), pathlib.Path(second), tolerance or Tolerance(), threads, on_step
-    ).run(data, request)
+    )
+    report = comparison.run(data, request)
+    if not attribution:
+        return report
+    return dataclasses.replace(report, attribution=comparison.explain())
 
 
 class _Check:
@@ -134,7 +151,8 @@ class _Check:
     def run(self, data: pathlib.Path | None, request: FeedRequest | None) -> CheckReport:
         self.on_step("loading")
         first, second = map(load, self.paths)
-        source = FeedSource(first, data, request)
+        source = self.source = FeedSource(first, data, request)
+        self.given = data is not None
         self.on_step("running the first model")
         with _named(self.paths[0]):
             self.referee = Referee(
@@ -165,6 +183,30 @@ class _Check:
             self.tolerance,
             tuple(self.notes),
             environment(self.threads),
+        )
+
+    def explain(self) -> AttributionReport:
+        """Compare why the two answer as they do."""
+        self.on_step("reading samples to explain")
+        feeds = list(self.referee.feeds)
+        if self.given:
+            feeds = list(itertools.islice(self.source.read(), _MOST_EXPLAINED))
+        outputs = [port.name for port in self.referee.reference.info.outputs]
+        floats = [
+            name
+            for name, value in zip(outputs, self.referee.reference.outputs[0], strict=True)
+            if getattr(value, "dtype", None) is not None and value.dtype.kind == "f"
+        ]
+        if not floats:
+            raise ModelError(f"{self.paths[0]} gives no numbers that could be explained")
+        return explain(
+            self.paths,
+            feeds,
+            self.worker,
+            output=floats[0],
+            given=self.given,
+            threads=self.threads,
+            on_step=self.on_step,
         )
 
     def _compare(

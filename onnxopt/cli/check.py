@@ -39,6 +39,13 @@ def check(
     shapes: Shapes = None,
     tolerance: Tolerances = None,
     threads: Threads = None,
+    attribution: Annotated[
+        bool,
+        typer.Option(
+            "--attribution",
+            help="Compare why the models answer as they do, too: which parts of the inputs matter.",
+        ),
+    ] = False,
     report: Report = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -64,6 +71,7 @@ def check(
             request=request,
             tolerance=Tolerance(*tolerances),
             threads=threads or 1,
+            attribution=attribution,
             on_step=on_step,
         )
         document = report_document("check", result.to_dict())

@@ -12,6 +12,7 @@ from rich.text import Text
 from onnxopt.bench import BenchReport
 from onnxopt.bisect import BisectReport, Culprit
 from onnxopt.check import CheckReport
+from onnxopt.explain import AttributionReport
 from onnxopt.report.formats import (
     bytes_text,
     decibels_text,
@@ -24,6 +25,8 @@ from onnxopt.runtime.compare import Difference, worst
 
 __all__ = ["bench_lines", "bisect_lines", "check_lines"]
 
+#: So many of the samples that are explained least alike are listed.
+_WORST = 5
 #: So many nodes of a rewrite are listed.
 _NODES = 6
 
@@ -52,8 +55,33 @@ def check_lines(report: CheckReport) -> Iterator[RenderableType]:
         grid.add_row("in the second", layer.second_node)
         grid.add_row("before it", f"{_count(layer.agreed, 'inner value')} agreed")
         yield grid
+    if report.attribution is not None:
+        yield from _attribution(report.attribution)
     if report.notes:
         yield heading("Notes")
+        yield list_of(list(report.notes))
+
+
+def _attribution(report: AttributionReport) -> Iterator[RenderableType]:
+    """Whether both models answer for the same reasons; the samples on which they do so least."""
+    yield heading("Reasons")
+    yield Text(
+        f"{report.verdict}\nMedian rank correlation of what matters in '{report.input}' to "
+        f"'{report.output}': {report.occlusion:.3f} by occlusion, {report.shapley:.3f} by Shapley "
+        "values.\n"
+    )
+    table = new_table("sample", "occlusion", "Shapley", "decision", "", right=(0, 1, 2))
+    for each in report.samples[:_WORST]:
+        decision = {None: "", True: "the same", False: "another"}[each.same_decision]
+        table.add_row(
+            str(each.sample),
+            f"{each.occlusion:.3f}",
+            f"{each.shapley:.3f}",
+            decision,
+            "for other reasons" if each.other_reasons else "",
+        )
+    yield table
+    if report.notes:
         yield list_of(list(report.notes))
 
 

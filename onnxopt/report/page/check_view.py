@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxopt.report.page.circumstances import circumstances
+from onnxopt.report.page.reasons import add_reasons
 from onnxopt.report.page.run_view import decibels
 from onnxopt.report.page.tables import Cell, Column, Table, cell
 from onnxopt.report.page.views import ReportView, short_name
@@ -47,6 +48,8 @@ def check_view(document: _Facts, prefix: str, room: int) -> ReportView:
         layer=layer,
         notes=document["notes"],
     )
+    if document.get("attribution"):
+        add_reasons(page, document["attribution"])
     page.add("again", "How to see this again", facts=list(circumstances(document)))
     return page
 
