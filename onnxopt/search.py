@@ -93,18 +93,29 @@ class Point:
     """A plan that was tried on whole-model runs.
 
     Attributes:
-        treated: Regions that are treated.
-        treatments: How many regions have each treatment.
-        sqnr_db: Of the worst output, on the samples that plans are chosen by.
+        choices: The plan.
+        sqnr_db: Of the worst output.
+        agreement: Share of equal decisions, where an output is one.
+        score: What the user's own measure gave.
         speed: Times faster than the untouched model; None where it was not timed.
-        objection: Why it is over the budget, or empty.
+        objection: What is over the budget, or why the plan was given up, or empty.
     """
 
-    treated: int
-    treatments: dict[str, int]
+    choices: Choices
     sqnr_db: float
-    speed: float | None
+    agreement: float | None
+    score: float | None
+    speed: Ratio | None
     objection: str
+
+    @classmethod
+    def of(
+        cls, choices: Choices, found: Fidelity, objection: str | None, speed: Ratio | None = None
+    ) -> Point:
+        """A plan and how true it is."""
+        agreement = None if found.agreement is None else found.agreement.fraction
+        score = None if found.score is None else found.score.after
+        return cls(dict(choices), found.sqnr_db, agreement, score, speed, objection or "")
 
 
 @dataclasses.dataclass
@@ -119,6 +130,7 @@ class Finding:
         curve: All whole plans that were tried.
         noise: Relative noise power of each treatment alone, by region and treatment.
         gain: Seconds that each treatment saves, by region and treatment.
+        seconds: Of each region, by region and treatment; the treatment "" is none.
         left: Why a region is left alone, by region.
     """
 
@@ -129,6 +141,7 @@ class Finding:
     curve: list[Point] = dataclasses.field(default_factory=list)
     noise: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     gain: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+    seconds: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     left: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -155,8 +168,6 @@ class _Search:
         with subject.build({}) as path:
             self._names, self._expected = self._outputs(path, self._probes)
         self._tried: dict[tuple[tuple[str, str], ...], tuple[Fidelity, float] | None] = {}
-        #: Seconds of regions by treatment, "" for none.
-        self._seconds: dict[tuple[str, str], float] = {}
         self._crossing_seconds = 0.0
         self._neighbours: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
         for first, second, count in subject.borders():
@@ -200,8 +211,10 @@ class _Search:
             for region in choices.keys() - set(profile.misplaced):
                 saved = untouched.get(region, 0.0) - profile.seconds.get(region, 0.0)
                 finding.gain[region, kind] = self._worth(region, kind, saved)
-                self._seconds[region, kind] = profile.seconds.get(region, 0.0)
-        self._seconds.update({(region, ""): untouched.get(region, 0.0) for region in regions})
+                self._finding.seconds[region, kind] = profile.seconds.get(region, 0.0)
+        self._finding.seconds.update(
+            {(region, ""): untouched.get(region, 0.0) for region in regions}
+        )
         self._measure_crossing(regions)
 
     def _measure_crossing(self, regions: Sequence[str]) -> None:
@@ -220,7 +233,9 @@ class _Search:
         except (RuntimeRefusalError, RuntimeCrashError):
             return
         common = whole.total - sum(whole.seconds.values())
-        own = sum(self._seconds.get((region, plan.get(region, "")), 0.0) for region in regions)
+        own = sum(
+            self._finding.seconds.get((region, plan.get(region, "")), 0.0) for region in regions
+        )
         extra = crossing - self._crossing(fastest)
         if extra > 0:
             self._crossing_seconds = max(0.0, (mixed.total - own - common) / extra)
@@ -479,10 +494,7 @@ class _Search:
             allowance = 10 * math.log10(1 + margin * spread)
             budget = dataclasses.replace(budget, min_sqnr=budget.min_sqnr + allowance)
         objection = budget.objection(found)
-        counts: dict[str, int] = {}
-        for kind in plan.values():
-            counts[kind] = counts.get(kind, 0) + 1
-        self._finding.curve.append(Point(len(plan), counts, found.sqnr_db, None, objection or ""))
+        self._finding.curve.append(Point.of(plan, found, objection))
         return objection is None
 
     def _last_word(self, plan: dict[str, str]) -> str | None:
@@ -496,6 +508,7 @@ class _Search:
             finding.fidelity = self._scored(fidelity(expected, actual, names), after)
             objection = bench.budget.objection(finding.fidelity)
             if objection is not None:
+                finding.curve.append(Point.of(plan, finding.fidelity, objection))
                 return objection
             for seconds in (bench.seconds, _LONGER * bench.seconds):
                 samples = race(
@@ -509,11 +522,10 @@ class _Search:
                 if not finding.speed.is_noise:
                     break
         assert finding.speed is not None
-        key = Point(len(plan), {}, finding.fidelity.sqnr_db, finding.speed.median, "")
-        finding.curve.append(key)
         if bench.goal != "size" and not finding.speed.is_faster:
-            return f"the best plan runs at {finding.speed.median:.2f}x"
-        return None
+            objection = f"the best plan runs at {finding.speed.median:.2f}x"
+        finding.curve.append(Point.of(plan, finding.fidelity, objection, finding.speed))
+        return objection
 
     def _why_left(self, region: str) -> str:
         noise = self._finding.noise

@@ -23,6 +23,7 @@ from .observing import numbers_for, observations_for, sizes_of
 from .opset import raise_opset
 from .plan import Mode, Plan
 from .range_choice import best_ranges
+from .telling import tell
 from .trials import Trials, Workshop
 
 __all__ = ["Quantize", "QuantizeOptions"]
@@ -81,6 +82,7 @@ class Quantize(Pass):
             bench.memory[key] = self._solve(raised, found, bench)
         solution: _Solution = bench.memory[key]
         self._report(solution, found, outcome)
+        outcome.findings = tell(solution.finding, found, bench)
         if solution.plan.quantizes:
             _prepare(model)
             outcome.rewritten.update(lower(model, solution.plan, solution.numbers))
