@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ class Activation:
     def __init__(self, array: Array) -> None:
         if array.dtype.kind in "iubOSU":
             raise UnobservableError("holds no floating-point numbers")
-        wide = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
-        self.values: Array = np.ascontiguousarray(wide).reshape(array.shape)
+        wide = array if array.dtype.char in "fd" else array.astype(np.float32)
+        self.values: Array = wide if wide.flags.c_contiguous else np.ascontiguousarray(wide)
         self._channels: dict[int, tuple[Array, Array]] = {}
         self._extremes: tuple[float, float] | None = None
 
@@ -50,14 +51,15 @@ class Activation:
         """Least and greatest number of all."""
         if self._extremes is None:
             source = next(iter(self._channels.values()), (self.values, self.values))
-            low, high = float(source[0].min()), float(source[1].max())
+            low = float(np.minimum.reduce(source[0], axis=None))
+            high = float(np.maximum.reduce(source[1], axis=None))
             _check_finite(low, high)
             self._extremes = (low, high)
         return self._extremes
 
 
 def _check_finite(low: float, high: float) -> None:
-    if np.isnan(low) or np.isnan(high):
+    if math.isnan(low) or math.isnan(high):
         raise UnobservableError("is not a number (NaN)")
-    if np.isinf(low) or np.isinf(high):
+    if math.isinf(low) or math.isinf(high):
         raise UnobservableError("is infinite")

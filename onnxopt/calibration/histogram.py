@@ -55,6 +55,7 @@ class HistogramObserver(Observer):
         self.exponent = _NOTHING
         self.zeros = 0
         self.low, self.high = math.inf, -math.inf
+        self._room = 0.0  # the greatest magnitude that has a bin
 
     @property
     def width(self) -> float:
@@ -109,13 +110,14 @@ class HistogramObserver(Observer):
     def _widen(self, low: float, high: float) -> None:
         """Make room for numbers from low to high."""
         self.low, self.high = min(self.low, low), max(self.high, high)
-        greatest = max(abs(self.low), abs(self.high))
-        if greatest == 0:
+        greatest = max(-self.low, self.high)
+        if greatest <= self._room:
             return
         exponent = math.frexp(greatest)[1] - self.bins.bit_length() + 1
         if exponent > self.exponent:
             self.counts = _coarser(self.counts, exponent - self.exponent)
             self.exponent = exponent
+        self._room = math.nextafter(self.bins * self.width, 0.0)
 
     def arrays(self) -> dict[str, Array]:  # noqa: D102
         return {

@@ -271,6 +271,6 @@ def _divergence(edges: Array, mass: Array, grid: Grid) -> float:
     coarse = np.where(occupied, (sums / np.maximum(shares, 1))[level], 0.0)
     fine = kept / kept.sum()
     coarse = coarse / coarse.sum() if coarse.sum() > 0 else coarse
-    coarse = np.where(fine > 0, np.maximum(coarse, _LEAST_PROBABILITY), 0.0)
+    coarse[(fine > 0) & (coarse == 0)] = _LEAST_PROBABILITY
     some = fine > 0
     return float((fine[some] * np.log(fine[some] / coarse[some] * coarse.sum())).sum())
