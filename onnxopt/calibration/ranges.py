@@ -43,6 +43,8 @@ _SEARCH_ROUNDS = 3
 _ENTROPY_THRESHOLDS = 96
 #: What the grid does not know of would count as infinitely unlikely; others smooth with the same.
 _LEAST_PROBABILITY = 1e-4
+#: Where an end falls on a number that is there very often, cutting off all beyond looks harmless.
+_MOST_CLIPPED = 0.02
 #: Ends are drawn in by this factor, again and again, while it helps the consumers.
 _CONSUMER_SHRINK = 0.88
 
@@ -143,7 +145,12 @@ def candidates(
 
 
 def consumer_error(
-    grid: Grid, rows: Array, weights: Sequence[Array], histogram: HistogramObserver | None = None
+    grid: Grid,
+    rows: Array,
+    weights: Sequence[Array],
+    histogram: HistogramObserver | None = None,
+    *,
+    centred: bool = False,
 ) -> float:
     """Power of the noise that a grid of the input causes in the outputs of linear layers.
 
@@ -156,12 +163,15 @@ def consumer_error(
         rows: Rows of the input, [R, groups, K]; the same for all layers.
         weights: Weights of each layer, [groups, K, M].
         histogram: Of the input.
+        centred: Leave out the mean error of each output, which a corrected bias takes away.
 
     Returns:
         Mean over the rows of the squared error, summed over all outputs.
     """
     turned = rows.transpose(1, 0, 2)
     errors = grid.round(turned) - turned
+    if centred and len(rows):
+        errors = errors - errors.mean(axis=1, keepdims=True)
     count = max(1, len(rows))
     noise = sum(float(np.square(errors @ each).sum(dtype=np.float64)) for each in weights) / count
     if histogram is not None and turned.size:
@@ -179,6 +189,8 @@ def best_for_consumers(
     rows: Array,
     weights: Sequence[Array],
     observer: RangeObserver | None = None,
+    *,
+    centred: bool = False,
 ) -> tuple[str, Grid, float]:
     """The grid with the least `consumer_error`.
 
@@ -191,13 +203,14 @@ def best_for_consumers(
         rows: Rows of that input, [R, groups, K].
         weights: Weights of each layer, [groups, K, M].
         observer: Of the input, for its mean range.
+        centred: Leave out the mean error of each output: where biases are corrected afterwards.
 
     Returns:
         Name of the choice, the grid, and its error.
     """
 
     def error(grid: Grid) -> float:
-        return consumer_error(grid, rows, weights, histogram)
+        return consumer_error(grid, rows, weights, histogram, centred=centred)
 
     grids = candidates(histogram, levels, observer)
     errors = {name: error(grid) for name, grid in grids.items()}
@@ -258,7 +271,7 @@ def _divergence(edges: Array, mass: Array, grid: Grid) -> float:
     """Divergence of the clipped distribution from itself as the grid knows it, over bins."""
     middle = (edges[1:] + edges[:-1]) / 2
     inside = (middle >= grid.least) & (middle <= grid.greatest)
-    if not inside.any():
+    if not inside.any() or mass[~inside].sum() > _MOST_CLIPPED * mass.sum():
         return math.inf
     kept = mass[inside].copy()
     kept[0] += mass[middle < grid.least].sum()

@@ -104,6 +104,12 @@ def test_entropy_cuts_off_outliers_and_nothing_of_an_even_distribution() -> None
     assert ranges.entropy(even, UINT8).scale > 0.9 * ranges.min_max(even, UINT8).scale
 
 
+def test_entropy_does_not_end_at_a_number_that_is_there_often() -> None:
+    generator = np.random.default_rng(0)
+    numbers = np.concatenate([np.full(30_000, 0.19), np.abs(generator.standard_normal(20_000))])
+    assert ranges.entropy(_histogram(numbers), UINT8).greatest > 2
+
+
 def test_the_mean_range_is_that_of_the_samples() -> None:
     observer: RangeObserver = Range().start()
     for sample in ([-1.0, 2.0], [-3.0, 6.0]):
