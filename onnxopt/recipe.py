@@ -30,7 +30,7 @@ from onnxopt.accuracy import Budget
 from onnxopt.errors import OptionError
 from onnxopt.evaluation import load_evaluation
 
-__all__ = ["Recipe", "budget_from", "read_recipe"]
+__all__ = ["Recipe", "budget_from", "read_budget", "read_recipe"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,18 @@ def budget_from(fields: Mapping[str, Any]) -> Budget:
         found["evaluate"] = load_evaluation(found["evaluate"], found.pop("folder", ""))
         found = {"min_sqnr": None, "min_agreement": None, **found}
     return Budget(**found)
+
+
+def read_budget(value: Any, path: pathlib.Path) -> dict[str, Any]:
+    """The table ``[budget]`` of a recipe.
+
+    Raises:
+        OptionError: When a key is unknown, or a value is of the wrong kind.
+    """
+    try:
+        return _budget(value, path.parent)
+    except _WrongKindError as error:
+        raise OptionError(f"recipe {path}: 'budget' takes {error}, not {value!r}") from error
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:

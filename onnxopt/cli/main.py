@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from onnxopt.cli.bench import bench
 from onnxopt.cli.bisect import bisect
 from onnxopt.cli.check import check
+from onnxopt.cli.compress import compress
 from onnxopt.cli.decode import decode
 from onnxopt.cli.distill import distill
 from onnxopt.cli.failures import DEBUG_VARIABLE
@@ -86,6 +87,9 @@ app.command(epilog="Example: onnxopt bench model.onnx smaller.onnx --report benc
 app.command(epilog="Example: onnxopt report before.json after.json compared.html")(report)
 app.command(epilog="Example: onnxopt passes fuse-affine")(passes)
 app.command(epilog="Example: onnxopt decode compact.onnx dense.onnx")(decode)
+app.command(
+    epilog="Example: onnxopt compress model.onnx smaller.onnx --data train/ --target-latency 0.5"
+)(compress)
 app.command(
     epilog="Example: onnxopt distill --teacher model.onnx --student pruned.onnx out.onnx "
     "--data train.npz"

@@ -1,0 +1,99 @@
+"""The long road on a small model."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxopt.accuracy import Budget
+from onnxopt.compress import CompressReport, CompressSettings, Target, compress
+from onnxopt.errors import FeedError, ModelError, OptionError
+from onnxopt.training.distillation import DistillSettings
+from onnxopt.training.settings import TrainingSettings
+from tests.differential import run as run_model
+from tests.training import models
+
+LOOP = TrainingSettings(steps=60, batch_size=32, evaluations=4, learning_rate=0.02)
+FAST = CompressSettings(
+    target=Target("macs", 0.6),
+    prune="exact,prune-channels{amount=$amount,of=$of,round-to=1,criterion=l2,compensate=false}",
+    quantize="",
+    distill=DistillSettings(training=LOOP),
+    budget=Budget(min_sqnr=None, min_agreement=0.7),
+    seconds=0.05,
+)
+
+
+@pytest.fixture
+def paths(tmp_path: pathlib.Path) -> dict[str, pathlib.Path]:
+    found = models.write(tmp_path, teacher=models.balanced(models.convolutional()))
+    return {**found, "out": tmp_path / "out.onnx"}
+
+
+def run(paths: dict[str, pathlib.Path], settings: CompressSettings = FAST) -> CompressReport:
+    return compress(paths["teacher"], paths["out"], paths["data"], settings)
+
+
+def test_the_road(paths: dict[str, pathlib.Path]) -> None:
+    original = paths["teacher"].read_bytes()
+    report = run(paths)
+    names = [stage.name.split()[0] for stage in report.stages]
+    assert names[:3] == ["prepare", "prune", "distill"]
+    pruned, distilled = report.stages[1:3]
+    assert pruned.fidelity.agreement is not None
+    assert distilled.fidelity.agreement is not None
+    assert distilled.fidelity.agreement.same > pruned.fidelity.agreement.same
+    assert distilled.distillation is not None
+    assert distilled.left <= 0.63
+    assert report.result is not None
+    assert report.result.reached
+    assert not report.result.objection
+    assert paths["teacher"].read_bytes() == original
+    result = onnx.load(paths["out"])
+    feed = {"image": models.random(123, 200, 1, 8, 8)}
+    answers = [
+        run_model(each, feed)[0].argmax(axis=1) for each in (onnx.load(paths["teacher"]), result)
+    ]
+    assert (answers[0] == answers[1]).mean() > 0.6
+    assert [value.name for value in result.graph.output] == ["logits"]
+    document = json.loads(json.dumps(report.to_dict()))
+    assert [stage["name"] for stage in document["stages"]] == [each.name for each in report.stages]
+
+
+def test_what_nothing_may_cost_gives_the_input(paths: dict[str, pathlib.Path]) -> None:
+    strict = dataclasses.replace(
+        FAST, prepare="", budget=Budget(min_sqnr=200.0, min_agreement=1.0), attempts=1
+    )
+    report = run(paths, strict)
+    assert report.result is None or report.result.name == "prepare"
+    assert all(stage.objection for stage in report.stages[1:])
+    assert paths["out"].read_bytes() == paths["teacher"].read_bytes()
+
+
+def test_a_budget_that_is_exceeded_has_the_road_walked_with_less(
+    paths: dict[str, pathlib.Path],
+) -> None:
+    none = dataclasses.replace(FAST.distill, training=dataclasses.replace(LOOP, steps=1))
+    strict = dataclasses.replace(
+        FAST, distill=none, budget=Budget(min_sqnr=60.0), amount=0.5, attempts=3
+    )
+    report = run(paths, strict)
+    pruned = [stage.name for stage in report.stages if stage.name.startswith("prune")]
+    assert pruned == ["prune 50%", "prune 30%", "prune 18%"]
+    assert sum("walked again with less" in note for note in report.notes) == 2
+
+
+def test_bad_input(paths: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ModelError, match="is the input itself"):
+        compress(paths["teacher"], paths["teacher"], paths["data"], FAST)
+    with pytest.raises(OptionError, match="above 0 and at most 1, not 1.5"):
+        Target("size", 1.5)
+    with pytest.raises(FeedError, match="does not exist"):
+        compress(paths["teacher"], paths["out"], tmp_path / "nothing.npz", FAST)
+    np.savez(tmp_path / "none.npz", image=np.zeros((0, 1, 8, 8), np.float32))
+    with pytest.raises(FeedError, match="holds no samples"):
+        compress(paths["teacher"], paths["out"], tmp_path / "none.npz", FAST)
+    assert not paths["out"].exists()
