@@ -361,6 +361,7 @@ class _Road:
         self.notes: list[str] = []
         self._files: list[pathlib.Path] = []
         self._count = 0
+        self._started = time.perf_counter()
         self.calibration = folder / "calibration"
         self.calibration.mkdir()
         for index, number in enumerate(judge.calibration):

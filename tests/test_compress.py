@@ -89,7 +89,7 @@ def test_a_budget_that_is_exceeded_has_the_road_walked_with_less(
 def test_bad_input(paths: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> None:
     with pytest.raises(ModelError, match="is the input itself"):
         compress(paths["teacher"], paths["teacher"], paths["data"], FAST)
-    with pytest.raises(OptionError, match="above 0 and at most 1, not 1.5"):
+    with pytest.raises(OptionError, match=r"above 0 and at most 1, not 1\.5"):
         Target("size", 1.5)
     with pytest.raises(FeedError, match="does not exist"):
         compress(paths["teacher"], paths["out"], tmp_path / "nothing.npz", FAST)

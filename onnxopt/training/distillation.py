@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +30,7 @@ from onnxopt.training.data import Batch, TrainingData, find_stacking, read_train
 from onnxopt.training.distiller import Augment, Distiller, TrainingResult
 from onnxopt.training.hints import projections
 from onnxopt.training.importer import import_model
+from onnxopt.training.low_bit import LowBit, LowBitKind
 from onnxopt.training.module import OnnxModule
 from onnxopt.training.named_module import NamedModule
 from onnxopt.training.objective import (
@@ -40,6 +43,7 @@ from onnxopt.training.objective import (
     recognize_by_labels,
 )
 from onnxopt.training.parallel import Processes
+from onnxopt.training.penalties import Penalty, channel_slices, group_lasso, norm_penalty
 from onnxopt.training.schedules import PruningSchedule
 from onnxopt.training.score import Score, ScoreKeeper
 from onnxopt.training.settings import TrainingSettings
@@ -85,6 +89,13 @@ class DistillSettings:
             the size of a batch.
         trainable: Patterns of further constants that are trained, such as scales of quantizers.
         frozen: Patterns of weights that stay as they are.
+        learn_scales: Train the scales of quantizers, too, beside what is rounded with them (LSQ).
+        low_bit: Train weights of two (``binary``) or three (``ternary``) values a channel.
+        low_bit_weights: Patterns of the weights that are to have so few; those of every layer but
+            the first and the last when None, which cost the most accuracy for the least size.
+        penalty: Draw weights to zero while training: ``l1``, ``l2``, or ``group-lasso`` on channels
+            that can only be removed together.
+        penalty_strength: Its factor.
         pruning: Prune while training.
         prunable: Patterns of weights to prune; all of two or more dimensions when None.
         threads: Threads of PyTorch and of the teacher.
@@ -106,6 +117,11 @@ class DistillSettings:
     statistics: bool | None = None
     trainable: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
+    learn_scales: bool = False
+    low_bit: LowBitKind | None = None
+    low_bit_weights: tuple[str, ...] | None = None
+    penalty: Literal["l1", "l2", "group-lasso"] | None = None
+    penalty_strength: float = 1e-4
     pruning: PruningSchedule | None = None
     prunable: tuple[str, ...] | None = None
     threads: int = 1
@@ -268,12 +284,13 @@ class _Run:
             )
             looked_at = self._look(teacher, reference, data)
             objective = self._objective(data, looked_at, task_loss)
+            scales = _scales(model) if settings.learn_scales else []
             names = [*teacher.names, *hints]
             inner = [*teacher.names, *hints.values()]
             module = import_model(
                 model,
                 outputs=inner,
-                trainable=settings.trainable,
+                trainable=(*settings.trainable, *map(_as_pattern, scales)),
                 frozen=settings.frozen,
                 batch_statistics=self._takes_statistics(model, data),
             )
@@ -292,7 +309,10 @@ class _Run:
                 objective,
                 settings.training,
                 pruning=settings.pruning,
-                prunable=self._prunable(module),
+                prunable=self._chosen(module, settings.prunable),
+                penalty=self._penalty(module),
+                scales=[f"module.{module.module_name(name)}" for name in scales],
+                low_bit=self._low_bit(module),
                 augment=augment,
                 extra=extra,
                 checkpoint=checkpoint,
@@ -415,10 +435,37 @@ class _Run:
                     "model cannot be trained as it is; please report it with the model"
                 )
 
-    def _prunable(self, module: OnnxModule) -> list[str] | None:
-        import fnmatch
+    def _low_bit(self, module: OnnxModule) -> LowBit | None:
+        settings = self.settings
+        if settings.low_bit is None:
+            return None
+        chosen = self._chosen(module, settings.low_bit_weights)
+        parameters = dict(module.named_parameters())
+        if chosen is None:
+            wide = [name for name, each in parameters.items() if each.ndim >= 2]
+            chosen = [f"module.{name}" for name in wide[1:-1]]
+        if not chosen:
+            raise OptionError("the student has no weights between its first and last layer")
+        names = [name.removeprefix("module.") for name in chosen]
+        return LowBit({name: parameters[name] for name in names}, settings.low_bit)
 
-        patterns = self.settings.prunable
+    def _penalty(self, module: OnnxModule) -> Penalty | None:
+        settings = self.settings
+        if settings.penalty is None:
+            return None
+        wide = {
+            name: tensor
+            for name, tensor in module.weights.items()
+            if tensor.ndim >= 2 and tensor.requires_grad
+        }
+        if settings.penalty == "group-lasso":
+            return group_lasso(
+                wide, channel_slices(load(self.student_path)), settings.penalty_strength
+            )
+        return norm_penalty(wide, settings.penalty_strength, settings.penalty)
+
+    def _chosen(self, module: OnnxModule, patterns: Sequence[str] | None) -> list[str] | None:
+        """Weights that patterns name, by their names in the distiller; None without patterns."""
         if patterns is None:
             return None
         chosen = [
@@ -531,6 +578,26 @@ def _same_interface(
                 f"teacher and student have other {what}: {', '.join(mine) or 'none'} of "
                 f"{teacher_path}, {', '.join(theirs) or 'none'} of {student_path}"
             )
+
+
+def _scales(model: ir.Model) -> list[str]:
+    """Names of the constant scales of the model's quantizers."""
+    names = [
+        value.name
+        for node in model.graph
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        and (value := node.inputs[1]) is not None
+        and value.is_initializer()
+        and value.name is not None
+    ]
+    if not names:
+        raise OptionError("the student has no quantizers whose scales could be trained")
+    return list(dict.fromkeys(names))
+
+
+def _as_pattern(name: str) -> str:
+    """A pattern that fits this name alone."""
+    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def _alike_pair(feeds: Sequence[Arrays]) -> tuple[Arrays, Arrays]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -20,6 +21,7 @@ from onnxopt.training.cache import TeacherOutputs
 from onnxopt.training.checkpoints import load_checkpoint, save_checkpoint
 from onnxopt.training.data import Batch, TrainingData
 from onnxopt.training.feeders import Feeder, SampleFeeder
+from onnxopt.training.low_bit import LowBit
 from onnxopt.training.masks import Masks
 from onnxopt.training.objective import LossParts, Objective
 from onnxopt.training.optimizer import adam_w, set_rate
@@ -148,6 +150,8 @@ class Distiller:
         prunable: Names of the parameters that are pruned; those of two or more dimensions whose
             first axis and second are longer than one, when None.
         penalty: Something to add to the loss of every step, such as a group lasso.
+        scales: Names of parameters that are scales of quantizers.
+        low_bit: Weights that are to have few values.
         augment: Changes the feeds that are trained on; the teacher sees the changed ones, too.
         extra: Modules that are trained beside the student and thrown away.
         checkpoint: File to keep the training's state in; it goes on from there when it is started
@@ -168,6 +172,8 @@ class Distiller:
         pruning: PruningSchedule | None = None,
         prunable: Sequence[str] | None = None,
         penalty: Callable[[], Tensor] | None = None,
+        scales: Sequence[str] = (),
+        low_bit: LowBit | None = None,
         augment: Augment | None = None,
         extra: nn.Module | None = None,
         checkpoint: pathlib.Path | None = None,
@@ -178,6 +184,8 @@ class Distiller:
         self.student, self.objective = student, objective
         self.settings = settings or TrainingSettings()
         self._augment, self._penalty = augment, penalty
+        self._scales = frozenset(scales)
+        self._few_values = low_bit if low_bit is not None else contextlib.nullcontext()
         self._processes = processes or Processes()
         if isinstance(data, TrainingData):
             data = SampleFeeder(
@@ -233,7 +241,10 @@ class Distiller:
             torch.manual_seed(self.settings.seed)
             self._module = self._processes.wrap(self.student)
             self._optimizer = adam_w(
-                self._parameters, self._extra.parameters(), self.settings.weight_decay
+                self._parameters,
+                self._extra.parameters(),
+                self.settings.weight_decay,
+                self._scales,
             )
             result = self._train(stop)
         result.seconds = time.perf_counter() - start
@@ -299,14 +310,15 @@ class Distiller:
         self._extra.train()
         self._optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for index, batch in enumerate(batches):
-            share = batch.size / count
-            last = index == len(batches) - 1
-            if last:
-                total += self._backward(batch, share, generator, penalize=True)
-            else:
-                with self._processes.unsynchronized(self._module):
-                    total += self._backward(batch, share, generator, penalize=False)
+        with self._few_values:
+            for index, batch in enumerate(batches):
+                share = batch.size / count
+                last = index == len(batches) - 1
+                if last:
+                    total += self._backward(batch, share, generator, penalize=True)
+                else:
+                    with self._processes.unsynchronized(self._module):
+                        total += self._backward(batch, share, generator, penalize=False)
         total = self._processes.sum(total)
         if not math.isfinite(total):
             raise _NotFiniteError("the loss of another process is no longer finite")
@@ -392,6 +404,10 @@ class Distiller:
         return keeper.score()
 
     def _evaluate(self, state: _State) -> None:
+        with self._few_values:
+            self._look(state)
+
+    def _look(self, state: _State) -> None:
         score = self._measure()
         evaluation = Evaluation(state.step, state.loss, score, self._masks.sparsity)
         better = score.is_better_than(state.best.score if state.best else None)

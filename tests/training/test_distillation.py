@@ -15,6 +15,7 @@ from onnxopt.training.settings import TrainingSettings
 from tests.differential import parse
 from tests.differential import run as run_model
 from tests.training import models
+from tests.training.test_quantized import quantized_convolution
 
 FAST = DistillSettings(
     training=TrainingSettings(steps=40, batch_size=32, evaluations=4, learning_rate=0.02)
@@ -132,6 +133,58 @@ def test_a_loss_of_the_users_own(paths: dict[str, pathlib.Path]) -> None:
 
     run(paths, dataclasses.replace(FAST, labels="label"), task_loss=own)
     assert (32,) in seen
+
+
+def test_a_group_lasso_empties_channels_as_a_whole(paths: dict[str, pathlib.Path]) -> None:
+    loop = dataclasses.replace(FAST.training, steps=150, learning_rate=0.05, patience=0)
+    sizes = {}
+    for strength in (0.0, 0.02):
+        settings = dataclasses.replace(
+            FAST, training=loop, penalty="group-lasso", penalty_strength=strength
+        )
+        run(paths, settings)
+        weight = next(
+            each for each in onnx.load(paths["out"]).graph.initializer if each.name == "w2"
+        )
+        lengths = np.linalg.norm(onnx.numpy_helper.to_array(weight).reshape(8, -1), axis=1)
+        sizes[strength] = lengths.min() / lengths.max()
+    assert sizes[0.02] < 0.7 * sizes[0.0]
+
+
+@pytest.mark.parametrize("learn_scales", [False, True])
+def test_a_quantized_student_stays_on_its_grid(tmp_path: pathlib.Path, learn_scales: bool) -> None:
+    teacher, student = quantized_convolution(), quantized_convolution()
+    names = {"w": "w", "w_scale": "w_scale", "x_scale": "x_scale"}
+    for tensor in student.graph.initializer:
+        if tensor.name in ("head", "w_scale"):
+            array = onnx.numpy_helper.to_array(tensor)
+            moved = array * models.random(3, *array.shape, scale=0.2).clip(-0.4, 0.4) + array
+            tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
+    paths = {"teacher": tmp_path / "t.onnx", "student": tmp_path / "s.onnx"}
+    paths |= {"out": tmp_path / "out.onnx", "data": tmp_path / "data.npz"}
+    onnx.save(teacher, paths["teacher"])
+    onnx.save(student, paths["student"])
+    np.savez(paths["data"], x=models.random(5, 100, 3, 6, 6))
+    settings = dataclasses.replace(FAST, learn_scales=learn_scales)
+    report = run(paths, settings)
+    assert report.training.best.score.loss < report.training.before.score.loss / 2
+    trained = {each.name: each for each in onnx.load(paths["out"]).graph.initializer}
+    original = {each.name: each for each in student.graph.initializer}
+    changed = {
+        name
+        for name in names
+        if trained[name].SerializeToString() != original[name].SerializeToString()
+    }
+    assert trained["w"].data_type == onnx.TensorProto.INT8
+    assert changed >= ({"w_scale", "x_scale"} if learn_scales else set())
+    assert ("w_scale" in changed) == learn_scales
+    scales = onnx.numpy_helper.to_array(trained["w_scale"])
+    assert (scales > 0).all()
+
+
+def test_scales_where_there_are_none(paths: dict[str, pathlib.Path]) -> None:
+    with pytest.raises(OptionError, match="no quantizers whose scales"):
+        run(paths, dataclasses.replace(FAST, learn_scales=True))
 
 
 # Bad input
