@@ -55,11 +55,19 @@ class Evidence:
     check: Samples
 
     @classmethod
-    def gather(cls, model: ir.Model, trace: Trace, bench: Workbench) -> Evidence:
-        """Run the calibration samples through the model once."""
+    def gather(cls, model: ir.Model, trace: Trace, bench: Workbench, *, moments: bool) -> Evidence:
+        """Run the calibration samples through the model once.
+
+        Args:
+            model: The model.
+            trace: Its channels.
+            bench: Where to run it, and on what.
+            moments: Whether moments are wanted, or only how often layers run.
+        """
         requests: dict[str, list[Any]] = {}
         for layer in trace.layers:
-            if (source := layer_input(layer)) is not None and layer.inputs is not None:
+            source = layer_input(layer) if moments and layer.inputs is not None else None
+            if source is not None:
                 requests.setdefault(_name(layer.node.inputs[0]), []).append(Gram(source))
             axis = 1 if layer.output is None else layer.output.axis
             requests.setdefault(_name(layer.node.outputs[0]), []).append(Channels(axis))

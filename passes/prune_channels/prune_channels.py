@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import pathlib
 import tempfile
+import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -24,7 +25,7 @@ from onnxopt.workbench import Workbench
 
 from ..shared.channel_removal import choose, remove
 from .costs import Costs
-from .criteria import Order, Scorer
+from .criteria import DATA_FREE, Order, Scorer
 from .evidence import Evidence
 from .levels import Ladder, climb, interpolated, rungs
 from .trials import Trials
@@ -129,8 +130,7 @@ class PruneChannels(Pass):
         groups = self._groups(traced, outcome)
         if not groups or not self.options.amount:
             return outcome
-        bench.on_step("observing layers")
-        evidence = Evidence.gather(model, traced, bench)
+        evidence = self._evidence(model, traced, bench)
         plan = _Plan(self.options, model, opset, traced, evidence, bench, outcome)
         removed = plan.removed(groups)
         if removed.any():
@@ -139,6 +139,16 @@ class PruneChannels(Pass):
             self._report(traced, groups, removed, outcome)
             outcome.modified = True
         return outcome
+
+    def _evidence(self, model: ir.Model, traced: Trace, bench: Workbench) -> Evidence:
+        options = self.options
+        moments = options.compensate or options.criterion not in DATA_FREE
+        key = (self.name, _fingerprint(model), moments)
+        if key not in bench.memory:
+            bench.on_step("observing layers")
+            bench.memory[key] = Evidence.gather(model, traced, bench, moments=moments)
+        found: Evidence = bench.memory[key]
+        return found
 
     def _groups(self, traced: Trace, outcome: Outcome) -> list[Group]:
         """The groups that may be pruned; what may not goes into the outcome, with the reason."""
@@ -199,6 +209,9 @@ class _Plan:
         self.model, self.opset, self.traced, self.evidence = model, opset, traced, evidence
         self.scorer = Scorer(traced, evidence, _saliencies(options.saliency))
         self._trials: Trials | None = None
+        # What was measured of a group does not depend on how much is to go.
+        asked = dataclasses.replace(options, amount=0.0, of="macs", keep_shapes=False)
+        self._key = (PruneChannels.name, _fingerprint(model), asked, bench.effort)
 
     @property
     def trials(self) -> Trials:
@@ -216,7 +229,7 @@ class _Plan:
 
     def removed(self, groups: Sequence[Group]) -> Mask:
         """By atom, whether it goes."""
-        ladders = [each for group in groups if (each := self._ladder(group)) is not None]
+        ladders = self._ladders(groups)
         costs = Costs(self.traced, self.evidence, self._counted)
         nothing = np.zeros(self.traced.count, np.bool_)
         if not ladders:
@@ -232,16 +245,27 @@ class _Plan:
             return self._fast_enough([state for state, _ in states])
         return states[-1][0]
 
+    def _ladders(self, groups: Sequence[Group]) -> list[Ladder]:
+        if self._key not in self.bench.memory:
+            outcome = Outcome(self.model, False)
+            found = [each for group in groups if (each := self._ladder(group, outcome)) is not None]
+            self.bench.memory[self._key] = found, outcome.refusals, outcome.findings.curves
+        ladders: list[Ladder]
+        ladders, refusals, curves = self.bench.memory[self._key]
+        self.outcome.refusals.extend(refusals)
+        self.outcome.findings.curves.extend(curves)
+        return ladders
+
     @property
     def _counted(self) -> Literal["macs", "parameters"]:
         return "parameters" if self.options.of == "parameters" else "macs"
 
-    def _ladder(self, group: Group) -> Ladder | None:
+    def _ladder(self, group: Group, outcome: Outcome) -> Ladder | None:
         """How far the group can be pruned, and what that does to the model."""
         try:
             order = self._order(group)
         except Refuse as refuse:
-            self.outcome.refusals.append(Refusal(_RULE[group.kind], str(refuse), group.name))
+            outcome.refusals.append(Refusal(_RULE[group.kind], str(refuse), group.name))
             return None
         count = len(group.units)
         channels = max(1, round(np.mean([len(unit) for unit in group.units])))
@@ -252,12 +276,12 @@ class _Plan:
         counts = rungs(count, step, min(count - 1, int(count * self.options.max_ratio)))
         counts = [each for each in counts if each <= len(order.units)]
         if not counts:
-            self.outcome.refusals.append(
+            outcome.refusals.append(
                 Refusal(_RULE[group.kind], "it is too narrow to be pruned", group.name)
             )
             return None
         masks = [self._mask(group, order, each) for each in counts]
-        harm = self._harm(group, order, counts, masks)
+        harm = self._harm(group, order, counts, masks, outcome)
         nothing = np.zeros(self.traced.count, np.bool_)
         return Ladder((0, *counts), (0.0, *harm), (nothing, *masks))
 
@@ -283,7 +307,12 @@ class _Plan:
         return mask
 
     def _harm(
-        self, group: Group, order: Order, counts: Sequence[int], masks: Sequence[Mask]
+        self,
+        group: Group,
+        order: Order,
+        counts: Sequence[int],
+        masks: Sequence[Mask],
+        outcome: Outcome,
     ) -> tuple[float, ...]:
         """Measured where the amount is spread by sensitivity, else as the criterion has it."""
         levels = _LEVELS[self.bench.effort]
@@ -293,7 +322,7 @@ class _Plan:
         wanted = [level * len(group.units) for level in levels]
         places = sorted({int(np.argmin(np.abs(np.array(counts) - each))) for each in wanted})
         measured = [(counts[place], self.trials.harm(masks[place])) for place in places]
-        self.outcome.findings.curves.append(
+        outcome.findings.curves.append(
             findings.Curve(
                 group.name,
                 tuple(count / len(group.units) for count, _ in measured),
@@ -376,6 +405,16 @@ def _in_step(ladders: Sequence[Ladder], costs: Costs, wanted: float) -> list[tup
         if states[-1][1] <= wanted:
             break
     return states
+
+
+def _fingerprint(model: ir.Model) -> int:
+    """A number that another model hardly has."""
+    found = zlib.crc32(repr([(node.op_type, node.name) for node in model.graph]).encode())
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING:
+            array = np.asarray(value.const_value.numpy())
+            found = zlib.crc32(array.tobytes(), found)
+    return found
 
 
 def _saliencies(path: str) -> dict[str, Array]:
