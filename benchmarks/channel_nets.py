@@ -167,11 +167,11 @@ class MobileNet(nn.Module):
         return self.head(torch.flatten(functional.adaptive_avg_pool2d(y, 1), 1))
 
     def shared(self) -> list[list[nn.Conv2d]]:
-        """As in `ResNet50`; a depthwise convolution has the channels of what it reads."""
+        """As in `ResNet50`; a depthwise convolution has the filters of what it reads."""
         stream = [self.stem.conv]
         found = [stream, [self.last.conv]]
         for block in self.blocks:
-            found.append([block.expand.conv])
+            found.append([block.expand.conv, block.depthwise.conv])
             if not block.residual:
                 stream = []
                 found.append(stream)

@@ -7,12 +7,14 @@ that read it; `known_channels` says which are constant; `Reads` says which are r
 from __future__ import annotations
 
 from onnxopt.channels.atoms import Atoms, Pin
+from onnxopt.channels.cells import Cell
 from onnxopt.channels.constants import known_channels
 from onnxopt.channels.followers import (
     AxisRef,
     Follower,
     GatherIndices,
     GroupCount,
+    HiddenSize,
     Operand,
     SizeInput,
     SliceBounds,
@@ -31,11 +33,13 @@ from onnxopt.channels.tracer import Trace
 __all__ = [
     "Atoms",
     "AxisRef",
+    "Cell",
     "ChannelGroup",
     "Contraction",
     "Follower",
     "GatherIndices",
     "GroupCount",
+    "HiddenSize",
     "Known",
     "Layer",
     "Mixture",

@@ -14,6 +14,7 @@ __all__ = [
     "Follower",
     "GatherIndices",
     "GroupCount",
+    "HiddenSize",
     "Operand",
     "SizeInput",
     "SliceBounds",
@@ -31,12 +32,16 @@ class AxisRef:
 
 @dataclasses.dataclass(frozen=True)
 class Operand:
-    """A constant input of a node with one slice for each channel, along ``axis``."""
+    """A constant input of a node with one slice for each channel, along ``axis``.
+
+    The gates of recurrent layers have one each: then the channels are there ``repeats`` times.
+    """
 
     node: ir.Node
     index: int
     axis: int
     channels: AxisRef
+    repeats: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +57,14 @@ class SizeInput:
 @dataclasses.dataclass(frozen=True)
 class GroupCount:
     """The ``group`` of a depthwise convolution, which is the number of its input's channels."""
+
+    node: ir.Node
+    channels: AxisRef
+
+
+@dataclasses.dataclass(frozen=True)
+class HiddenSize:
+    """The ``hidden_size`` of a recurrent layer, which is the number of its units."""
 
     node: ir.Node
     channels: AxisRef
@@ -97,4 +110,4 @@ class GatherIndices:
     channels: AxisRef
 
 
-Follower = Operand | SizeInput | GroupCount | SplitSizes | SliceBounds | GatherIndices
+Follower = Operand | SizeInput | GroupCount | HiddenSize | SplitSizes | SliceBounds | GatherIndices

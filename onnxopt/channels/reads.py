@@ -50,8 +50,8 @@ class Reads:
 
         An atom can go when each layer that reads one of its channels either finds a constant there,
         which it can account for, or has no weight for it but in rows that go too; and when no
-        product with another computed tensor needs it. This grows from nothing, so that what is
-        found is certain.
+        product with another computed tensor and no recurrent layer needs it. This grows from
+        nothing, so that what is found is certain.
         """
         removed = np.zeros(self._trace.count, np.bool_)
         while True:
@@ -62,6 +62,8 @@ class Reads:
                     needed[layer.inputs[wanted]] = True
             for pairing in self._trace.pairings:
                 needed[pairing.needed(removed, self._known)] = True
+            for cell in reversed(self._trace.cells):
+                needed[cell.needed(needed, self._known)] = True
             if (~needed == removed).all():
                 return removed
             removed = ~needed

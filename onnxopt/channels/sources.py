@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxopt.analysis.attributes import int_attribute
 from onnxopt.analysis.values import constant_array
+from onnxopt.channels.cells import GATES
 from onnxopt.channels.parameters import is_parameter, parameter_of
 from onnxopt.op_traits import is_standard
 from onnxopt.rewriting import Refuse
@@ -46,6 +47,8 @@ def _is_source(node: ir.Node) -> bool:
             array is not None and array.dtype.kind not in "iub" and bool((array == 0).any())
             for array in map(constant_array, node.inputs)
         )
+    if node.op_type in GATES:
+        return True
     if node.op_type not in _PRODUCTS or not is_parameter(node.inputs[1]):
         return False
     try:

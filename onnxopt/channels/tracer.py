@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from onnxopt.analysis.symbolic import SymbolicFacts
 from onnxopt.channels.atoms import Atoms, Ids, Pin
+from onnxopt.channels.cells import Cell
 from onnxopt.channels.followers import AxisRef, Follower
 from onnxopt.channels.known import Transfer
 from onnxopt.channels.layers import Layer
@@ -64,6 +65,8 @@ class Trace:
         layers: In topological order.
         followers: What has to change when channels go.
         pairings: Products of two computed tensors.
+        cells: Recurrent layers.
+        whole: Axes along which each place must stay, though channels beside it may go.
         ties: Axes along which the same places must stay, though their atoms differ.
     """
 
@@ -75,6 +78,8 @@ class Trace:
     layers: list[Layer]
     followers: list[Follower]
     pairings: list[Pairing]
+    cells: list[Cell]
+    whole: list[AxisRef]
     ties: list[tuple[AxisRef, ...]]
 
 
@@ -91,6 +96,8 @@ class Tracer:
         self.layers: list[Layer] = []
         self.followers: list[Follower] = []
         self.pairings: list[Pairing] = []
+        self.cells: list[Cell] = []
+        self.whole: list[AxisRef] = []
         self.ties: list[tuple[AxisRef, ...]] = []
         self._atoms = Atoms()
         #: Inputs of the present node through which channels are followed.
@@ -204,7 +211,8 @@ class Tracer:
                     self.pin(ids, "read in a body of control flow", reader)
 
     def _statements(self) -> tuple[list[Any], ...]:
-        return self.steps, self.layers, self.followers, self.pairings, self.ties
+        said = self.steps, self.layers, self.followers, self.pairings, self.cells
+        return (*said, self.whole, self.ties)
 
     def _take_back(self, node: ir.Node, said: Sequence[int]) -> None:
         """Forget what a rule said of a node before it refused."""
@@ -223,6 +231,8 @@ class Tracer:
             layer.outputs = None if layer.outputs is None else numbers[layer.outputs]
         for pairing in self.pairings:
             pairing.renumber(numbers)
+        for cell in self.cells:
+            cell.renumber(numbers)
         held = np.zeros(len(pins), np.bool_)
         for ids in atoms.values():
             held[ids] = True
@@ -237,6 +247,8 @@ class Tracer:
             self.layers,
             self.followers,
             self.pairings,
+            self.cells,
+            self.whole,
             self.ties,
         )
 

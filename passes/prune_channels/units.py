@@ -62,6 +62,11 @@ def find_groups(trace: Trace) -> tuple[list[Group], list[Kept]]:
         if pin is not None:
             stay[numbers[atom]] = True
             pinned[pin.reason, pin.node] += 1
+    for cell in trace.cells:
+        if cell.inputs is not None:
+            stay[numbers[cell.inputs]] = True
+            name = cell.node.name or cell.node.op_type
+            pinned["read by a recurrent layer", name] += len(cell.inputs)
     groups = []
     for members in _connected(trace, numbers, len(stay)):
         found = _group(trace, numbers, members, stay)

@@ -109,6 +109,8 @@ class Choice:
                 yield "channels that others stand beside", self._ragged(value)
         for tied in self.trace.ties:
             yield "heads that attention needs", self._torn(tied)
+        for channels in self.trace.whole:
+            yield "directions of a recurrent layer", self._lost(channels)
         for layer in self.trace.layers:
             yield "groups of a convolution need equal numbers", self._uneven(layer)
             yield from self._needs_carrier(layer)
@@ -124,6 +126,14 @@ class Choice:
             shape[axis] = -1
             kept &= self.keeps(AxisRef(value, axis)).reshape(shape)
         return set(ids[kept & self.removed[ids]].tolist())
+
+    def _lost(self, channels: AxisRef) -> set[int]:
+        """A channel for each place along an axis at which none is kept."""
+        ids = self.trace.atoms.get(channels.value)
+        if ids is None:
+            return set()
+        rows = np.moveaxis(ids, channels.axis, 0).reshape(ids.shape[channels.axis], -1)
+        return set(rows[~self.keeps(channels), 0].tolist())
 
     def _torn(self, tied: Sequence[AxisRef]) -> set[int]:
         """A channel for each place along one of these axes that is kept along another only."""

@@ -14,6 +14,7 @@ from onnxopt.channels import (
     AxisRef,
     GatherIndices,
     GroupCount,
+    HiddenSize,
     Layer,
     Operand,
     SizeInput,
@@ -41,6 +42,8 @@ def remove(choice: Choice, context: Context) -> None:
                 removal.size(follower)
             case GroupCount():
                 removal.group(follower)
+            case HiddenSize():
+                removal.hidden(follower)
             case SplitSizes():
                 removal.split(follower)
             case SliceBounds():
@@ -89,7 +92,8 @@ class _Removal:
         if not kept.all():
             array = self._array(follower.node, follower.index)
             assert array is not None
-            self._arrays[follower.node, follower.index] = array.compress(kept, follower.axis)
+            every = np.tile(kept, follower.repeats)
+            self._arrays[follower.node, follower.index] = array.compress(every, follower.axis)
 
     def size(self, follower: SizeInput) -> None:
         """Count the channels that are left."""
@@ -102,6 +106,13 @@ class _Removal:
         kept = self.choice.keeps(follower.channels)
         if not kept.all():
             self._rewriter(follower.node).set_attribute(follower.node, "group", int(kept.sum()))
+
+    def hidden(self, follower: HiddenSize) -> None:
+        """Let a recurrent layer have as many units as are left."""
+        kept = self.choice.keeps(follower.channels)
+        if not kept.all():
+            rewriter = self._rewriter(follower.node)
+            rewriter.set_attribute(follower.node, "hidden_size", int(kept.sum()))
 
     def split(self, follower: SplitSizes) -> None:
         """State the sizes of the parts."""
