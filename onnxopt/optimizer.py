@@ -24,7 +24,7 @@ from onnxopt.instruments.verify import KeepInterface, Objection, PassRejectedErr
 from onnxopt.model import Interface, from_proto, load, restore_interface, save
 from onnxopt.original import Original
 from onnxopt.pass_contract import Instrument, Kind, Pass
-from onnxopt.pass_manager import PassManager, format_pipeline, parse_pipeline
+from onnxopt.pass_manager import PassManager, format_pipeline, parse_pipeline, split_storage
 from onnxopt.report.run import ModelFacts, RunReport, Undone
 from onnxopt.runtime.probe import environment
 from onnxopt.runtime.statistics import latency
@@ -206,7 +206,7 @@ class _Run:
 
     def _bench(self, passes: Sequence[Pass]) -> Workbench | None:
         """What the passes work with; the same through all runs of the pipeline."""
-        if all(pass_.kind is Kind.EXACT for pass_ in passes):
+        if not any(pass_.kind is Kind.LOSSY for pass_ in passes):
             return None
         if self._workbench is None:
             self._workbench = self.original.workbench(self.on_step)
@@ -222,20 +222,24 @@ class _Run:
     def _guilty_pass(self, objection: Objection, candidate: Candidate, count: int) -> str:
         """The first pass of the pipeline with which the same objection comes up.
 
-        An objection that does not come up again is laid to the last pass that changed the model, so
-        that the search ends.
+        Storage passes at the end stay there while passes before them are left out: without them, a
+        model that was stored compactly would be larger whatever is done to it. An objection that
+        does not come up again is laid to the last pass that changed the model, so that the search
+        ends.
         """
-        passes = self._kept_passes(count)
-        low, high = 0, len(passes)  # with `low` passes all is well, with `high` it is not
-        if not self._objects(passes, objection):
+        passes, storage = split_storage(self._kept_passes(count))
+        if not self._objects([*passes, *storage], objection):
             return next(
                 report.name
                 for report in reversed(candidate.reports)
                 if report.outcome.changed_model
             )
+        if storage and (not passes or self._objects(storage, objection)):
+            passes, storage = storage, []
+        low, high = 0, len(passes)  # with `low` passes all is well, with `high` it is not
         while high - low > 1:
             middle = (low + high) // 2
-            if self._objects(passes[:middle], objection):
+            if self._objects([*passes[:middle], *storage], objection):
                 high = middle
             else:
                 low = middle
@@ -252,8 +256,13 @@ class _Run:
         return found is not None and found.kind == objection.kind
 
     def _kept_passes(self, count: int | None = None) -> list[Pass]:
-        """Fresh instances of the first passes, or all, that are not left out."""
-        kept = [pass_ for pass_ in self.passes[:count] if pass_.name not in self.undone]
+        """Fresh instances of the first passes, or all, that are not left out.
+
+        Storage passes that the pipeline ends with are always among them.
+        """
+        passes, storage = split_storage(self.passes)
+        chosen = [*passes[:count], *storage]
+        kept = [pass_ for pass_ in chosen if pass_.name not in self.undone]
         return parse_pipeline(format_pipeline(kept))
 
     def _make_thrifty(self, name: str) -> bool:

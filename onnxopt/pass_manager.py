@@ -32,6 +32,7 @@ __all__ = [
     "format_pipeline",
     "make_pass",
     "parse_pipeline",
+    "split_storage",
 ]
 
 
@@ -248,19 +249,33 @@ def _fields(options: Any) -> tuple[dataclasses.Field[Any], ...]:
 def parse_pipeline(text: str) -> list[Pass]:
     """Make the passes of a pipeline such as ``fold-constants{max-bytes=0},fuse-affine``.
 
-    A name of a whole pipeline (see `available_pipelines`) stands for its passes.
+    A name of a whole pipeline (see `available_pipelines`) stands for its passes. Storage passes
+    that a named pipeline ends with go to the end of the whole text: what is stored compactly
+    cannot be worked on; they are left out where the text has a pass of that name.
 
     Raises:
         OptionError: When the text is malformed or names something unknown.
     """
     passes: list[Pass] = []
+    last: dict[str, Pass] = {}
+    pipelines = available_pipelines()
     for name, options in _split_pipeline(text):
-        pipelines = available_pipelines()
         if name in pipelines and not options:
-            passes.extend(parse_pipeline(pipelines[name]))
+            inner, storage = split_storage(parse_pipeline(pipelines[name]))
+            passes.extend(inner)
+            last.update((pass_.name, pass_) for pass_ in storage)
         else:
             passes.append(make_pass(name, options))
-    return passes
+    named = {pass_.name for pass_ in passes}
+    return [*passes, *(pass_ for name, pass_ in last.items() if name not in named)]
+
+
+def split_storage(passes: Sequence[Pass]) -> tuple[list[Pass], list[Pass]]:
+    """The passes, and the storage passes that they end with."""
+    count = len(passes)
+    while count and passes[count - 1].kind is Kind.STORAGE:
+        count -= 1
+    return list(passes[:count]), list(passes[count:])
 
 
 def format_pipeline(passes: Iterable[Pass]) -> str:

@@ -83,11 +83,12 @@ simplify-clips fuse-activations fuse-gelu fuse-layer-norm fuse-softmax
 fuse-pad fuse-matmul-add fuse-affine fold-pruned-channels affine-to-batch-norm
 """
 
+#: What is stored compactly is made dense first, so that all passes see numbers, and compact again
+#: at the end, so that nothing is lost by running `optimize` twice.
 #: ``tuned`` is what it runs by default when it has samples to learn from.
-#: ``compact`` makes the file small besides; what was compact already is made dense first, so that
-#: the passes in between see numbers.
+#: ``compact`` makes the file small besides.
 PIPELINES: Mapping[str, str] = {
-    "exact": ",".join(_EXACT.split()),
+    "exact": f"decode-weights,{','.join(_EXACT.split())},compact-weights{{only-again=true}}",
     "tuned": "exact,smooth-activations,quantize",
-    "compact": "decode-weights,exact,compact-weights",
+    "compact": "exact,compact-weights",
 }

@@ -295,6 +295,26 @@ class TestUndone:
         assert reason in report.undone[0].reason
         assert _ops(model) == ["Identity", "Relu", "Neg"]
 
+    def test_the_wrong_pass_is_found_in_a_model_that_is_stored_compactly(
+        self, tmp_path: pathlib.Path
+    ) -> None:
+        """Without its storage pass the model is larger, whatever is left out."""
+        text = """g (float[N, 64] x) => (float[N, 64] y) {
+            a = MatMul(x, w) b = Relu(a) c = Abs(b) y = Neg(c) }"""
+        w = np.zeros((64, 64), np.float32)
+        w[::3, ::5] = np.arange(22 * 13).reshape(22, 13)
+        dense, compact = tmp_path / "dense.onnx", tmp_path / "in.onnx"
+        onnx.save(parse(text, {"w": w}), dense)
+        onnxopt.optimize(dense, compact, passes="compact", skip=("eliminate-no-ops",))
+        dense.unlink()
+        target = tmp_path / "out.onnx"
+        report = onnxopt.optimize(
+            compact, target, passes="exact,good,wrong,eliminate-identities", guard_speed=False
+        )
+        assert [each.name for each in report.undone] == ["wrong"]
+        assert target.stat().st_size <= compact.stat().st_size
+        assert report.passes[-1].name == "compact-weights"
+
     def test_all_passes_wrong_gives_the_input(self, source: pathlib.Path) -> None:
         report, _ = _optimize(source, "wrong,large,raises")
         assert len(report.undone) == 3

@@ -242,7 +242,21 @@ class TestRegistry:
             passes = parse_pipeline(text)
             assert passes
             assert parse_pipeline(format_pipeline(passes))[0].options == passes[0].options
-        assert all(pass_.kind is Kind.EXACT for pass_ in parse_pipeline("exact"))
+        decode, *exact, again = parse_pipeline("exact")
+        assert all(pass_.kind is Kind.EXACT for pass_ in exact)
+        assert (decode.text, again.text) == ("decode-weights", "compact-weights{only-again=true}")
+
+    def test_storage_comes_last_whatever_follows_a_named_pipeline(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.undo()
+        names = [pass_.name for pass_ in parse_pipeline("exact,sparsify,exact")]
+        assert names.count("compact-weights") == 1
+        assert names[-1] == "compact-weights"
+        (last,) = [each for each in parse_pipeline("compact") if each.name == "compact-weights"]
+        assert last.text == "compact-weights"
+        names = [pass_.name for pass_ in parse_pipeline("compact-weights,exact")]
+        assert (names[0], names.count("compact-weights")) == ("compact-weights", 1)
 
 
 class TestManager:

@@ -39,6 +39,10 @@ META_DECODED = "onnxopt.decoded"
 
 _LOOKED_THROUGH = frozenset(("Reshape", "Slice"))
 _CONSTANT = 0
+#: What decoders begin with.
+_FIRST = frozenset(("BitShift", "Cast", "ConstantOfShape"))
+#: Casts of fewer numbers than this are an exporter's, unless the name is ours.
+_LEAST_PART = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,8 @@ class FoundDecoder:
 
 def find_decoders(graph: ir.Graph) -> list[FoundDecoder]:
     """The decoders in a graph, without those in the bodies of its nodes, in topological order."""
+    if not any(map(_may_begin_decoder, graph)):
+        return []
     table = _table()
     ways: dict[ir.Value, int] = {}
     for node in graph:
@@ -75,6 +81,17 @@ def find_decoders(graph: ir.Graph) -> list[FoundDecoder]:
             found.append(decoder)
             taken.update(decoder.nodes)
     return found[::-1]
+
+
+def _may_begin_decoder(node: ir.Node) -> bool:
+    """Whether a node may be the first of a decoder; a quick look, since most models have none."""
+    if node.op_type not in _FIRST or not is_standard(node) or node.inputs[0] is None:
+        return False
+    tensor = constant(node.inputs[0])
+    if tensor is None:
+        return False
+    ours = part_number(node.inputs[0].name) >= 0
+    return ours or node.op_type == "BitShift" or tensor.size >= _LEAST_PART
 
 
 def _is_ours(decoder: FoundDecoder, ways: dict[ir.Value, int], table: _Table) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -49,8 +50,9 @@ class SparsitySearch:
 
     Args:
         model: The model; it is as it was after each method.
-        layers: Its layers with their Gram matrices, or with the reason why they have none. Gone
-            through several times.
+        layers: Its layers.
+        grams: They with their Gram matrices, or with the reason why they have none. Gone through
+            several times.
         pruner: Makes a layer sparse.
         samples: What to measure with; not what the Gram matrices are made of, since weights are
             fitted to that.
@@ -61,19 +63,25 @@ class SparsitySearch:
     def __init__(
         self,
         model: ir.Model,
-        layers: Iterable[tuple[Layer, Array | str]],
+        layers: Sequence[Layer],
+        grams: Iterable[tuple[Layer, Array | str]],
         pruner: Pruner,
         samples: Samples,
         workbench: Workbench,
         most: float,
     ) -> None:
-        self._layers, self._pruner, self._workbench = layers, pruner, workbench
+        self._grams, self._pruner, self._workbench = grams, pruner, workbench
         effort = workbench.effort
         self._whole = Trials(model, workbench, samples.first(_WHOLE_SAMPLES * _SAMPLES[effort]))
         fixed = pruner.pattern.ratio
         grid = _RATIOS[effort] if fixed is None else (fixed,)
-        single = Trials(model, workbench, samples.first(_SAMPLES[effort]))
-        self.noise = NoiseModel(dict(self._measured(single, grid)), most, whole=fixed is not None)
+        key = ("sparsify", pruner, effort, _digest(layers))
+        if key not in workbench.memory:
+            single = Trials(model, workbench, samples.first(_SAMPLES[effort]))
+            points = dict(self._measured(single, grid))
+            workbench.memory[key] = [points[layer] for layer in layers]
+        measured = dict(zip(layers, workbench.memory[key], strict=True))
+        self.noise = NoiseModel(measured, most, whole=fixed is not None)
 
     def _measured(
         self, trials: Trials, grid: Sequence[float]
@@ -83,7 +91,7 @@ class SparsitySearch:
         Outputs that are drowned in noise do not tell how much there is. Then it is taken from the
         error of the layer's own outputs and what share of that got through at a lower ratio.
         """
-        for layer, gram in self._layers:
+        for layer, gram in self._grams:
             self._workbench.on_step(f"measuring what zeros in {layer.name} cost")
             before, known = layer.matrix(), None if isinstance(gram, str) else gram
             points: dict[float, float] = {}
@@ -131,7 +139,7 @@ class SparsitySearch:
         budget, share = self._workbench.budget, self.noise.ratio(ratios)
         self._workbench.on_step(f"trying {share:.1%} zeros")
         with _Restored(ratios):
-            for layer, gram in self._layers:
+            for layer, gram in self._grams:
                 if ratios[layer] > 0:
                     self._apply(layer, ratios[layer], gram)
             found = self._whole.fidelity_to_source(score=True)
@@ -164,6 +172,15 @@ def _next_aim(aim: float, good: float, bad: float, margin: float | None) -> floa
     if math.isfinite(good) and math.isfinite(bad) and not bad < aim + step < good:
         return (good + bad) / 2
     return aim + step
+
+
+def _digest(layers: Iterable[Layer]) -> str:
+    """Stands for the weights as they are."""
+    digest = hashlib.sha256()
+    for layer in layers:
+        assert layer.value.const_value is not None
+        digest.update(layer.name.encode() + b"\0" + layer.value.const_value.tobytes())
+    return digest.hexdigest()
 
 
 class _Restored:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -208,30 +207,23 @@ class Sparsify(Pass):
         layers: Sequence[Layer],
         outcome: Outcome,
     ) -> Mapping[Layer, float]:
-        """The ratios by measured noise; remembered for the next run on the same weights."""
+        """The ratios by measured noise."""
         workbench = self.workbench
         assert workbench is not None
-        key = (self.text, _digest(layers))
-        if key not in workbench.memory:
-            learn, measure = split(lambda: workbench.calibration)
-            search = SparsitySearch(
-                model,
-                self._grams(model, layers, learn),
-                self._pruner,
-                measure,
-                workbench,
-                self.options.max_ratio,
-            )
-            if self.options.ratio is None:
-                found, told = search.within_budget()
-            else:
-                found, told = search.noise.at_ratio(self.options.ratio), None
-            in_order = [0.0 if found is None else found[layer] for layer in layers]
-            workbench.memory[key] = in_order, told
-        ratios, told = workbench.memory[key]
-        if told is not None:
-            outcome.findings.search = told
-        return dict(zip(layers, ratios, strict=True))
+        learn, measure = split(lambda: workbench.calibration)
+        search = SparsitySearch(
+            model,
+            layers,
+            self._grams(model, layers, learn),
+            self._pruner,
+            measure,
+            workbench,
+            self.options.max_ratio,
+        )
+        if self.options.ratio is not None:
+            return search.noise.at_ratio(self.options.ratio)
+        ratios, outcome.findings.search = search.within_budget()
+        return dict.fromkeys(layers, 0.0) if ratios is None else ratios
 
     def _prune(
         self,
@@ -261,15 +253,6 @@ class Sparsify(Pass):
             outcome.findings.layers.extend(
                 _findings(layer, after, output_error(before, after, known), gram)
             )
-
-
-def _digest(layers: Sequence[Layer]) -> str:
-    """Stands for the weights as they are."""
-    digest = hashlib.sha256()
-    for layer in layers:
-        assert layer.value.const_value is not None
-        digest.update(layer.name.encode() + b"\0" + layer.value.const_value.tobytes())
-    return digest.hexdigest()
 
 
 def _findings(

@@ -65,3 +65,13 @@ def test_tampered_model_is_an_error(
     part.CopyFrom(onnx.numpy_helper.from_array(np.full(part.dims, 255, np.uint8), part.name))
     onnx.save(model, compact)
     fails("decode", compact, tmp_path / "back.onnx", says=("'w'", "cannot be decoded"))
+
+
+def test_optimize_keeps_compact_models_so(dense: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    compact, again = tmp_path / "compact.onnx", tmp_path / "again.onnx"
+    run("optimize", dense, compact, "--passes", "compact", "--no-speed-guard")
+    result = run("optimize", compact, again, "--no-speed-guard", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["undone"] == []
+    assert again.stat().st_size <= compact.stat().st_size
+    assert len(onnx.load(again).graph.node) == len(onnx.load(compact).graph.node) > 1
