@@ -53,6 +53,8 @@ class _Options:
         damping: Part of the mean diagonal that is added to a Gram matrix; the more, the closer
             ``obs`` stays to the weights as they were.
         min_elements: Smaller weights are left alone.
+        min_inputs: Layers whose outputs have fewer inputs each are left alone: depthwise
+            convolutions and the like, in which no weight can stand in for another.
         max_ratio: Largest ratio of a single layer.
     """
 
@@ -64,6 +66,7 @@ class _Options:
     operators: tuple[str, ...] = _USUAL
     damping: float = 0.01
     min_elements: int = 256
+    min_inputs: int = 32
     max_ratio: float = 0.99
 
     def __post_init__(self) -> None:
@@ -79,8 +82,8 @@ class _Options:
             )
         if not self.damping > 0:
             raise ValueError("damping must be above 0")
-        if self.min_elements < 0:
-            raise ValueError("min-elements must not be negative")
+        if self.min_elements < 0 or self.min_inputs < 0:
+            raise ValueError("min-elements and min-inputs must not be negative")
 
 
 class Sparsify(Pass):
@@ -143,6 +146,8 @@ class Sparsify(Pass):
         layers = []
         for layer in found:
             try:
+                if layer.layout.columns < self.options.min_inputs:
+                    raise Refuse("its outputs have few inputs each")
                 self._pattern.check(layer.layout)
                 if not np.isfinite(layer.matrix()).all():
                     raise Refuse("it has numbers that are not finite")

@@ -22,7 +22,7 @@ def normal(*shape: int, seed: int = 0) -> Array:
 
 def sparsify(proto: onnx.ModelProto, options: str = "") -> tuple[ir.Model, Outcome]:
     """The model made sparse, checked to load and to differ in nothing but weights."""
-    after, outcomes = apply(proto, f"sparsify{{{options}}}")
+    after, outcomes = apply(proto, f"sparsify{{min-inputs=0,{options}}}")
     result = to_proto(after)
     onnx.checker.check_model(result)
     assert [n.op_type for n in result.graph.node] == [n.op_type for n in proto.graph.node]
@@ -265,6 +265,12 @@ def test_small_ones_integers_and_numbers_that_are_not_finite_stay() -> None:
     assert reasons(outcome) == {"w": "its type is not a float"}
 
 
+def test_depthwise_convolutions_stay() -> None:
+    text = "g (float[n, 64, h, w_] x) => (float[n, 64, p, q] y) { y = Conv <group = 64> (x, w) }"
+    _, outcome = sparsify(parse(text, {"w": normal(64, 1, 3, 3)}), "min-inputs=32")
+    assert reasons(outcome) == {"w": "its outputs have few inputs each"}
+
+
 def test_no_layer_is_emptied() -> None:
     text = "g (float[n, 64] x) => (float[n, 64] y) { a = MatMul(x, p) y = MatMul(a, q) }"
     arrays = {"p": normal(64, 64) / 1000, "q": normal(64, 64)}
@@ -380,6 +386,7 @@ def test_at_most_so_many() -> None:
         "layers=q:2",
         "operators=Softmax",
         "min-elements=-1",
+        "min-inputs=-1",
         "max-ratio=1.5",
         "allocation=fair",
     ],

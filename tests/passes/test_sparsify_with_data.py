@@ -89,7 +89,7 @@ def sparsify(
 ) -> tuple[ir.Model, Outcome]:
     model = from_proto(proto)
     (report,) = PassManager(
-        parse_pipeline(f"sparsify{{min-elements=0,{options}}}"), workbench=workbench
+        parse_pipeline(f"sparsify{{min-elements=0,min-inputs=0,{options}}}"), workbench=workbench
     ).run(model)
     onnx.checker.check_model(to_proto(model))
     return model, report.outcome
