@@ -252,10 +252,10 @@ def empty_body() -> onnx.GraphProto:
 
 
 STATISTICS = {
-    "gamma": np.float32([1, 2, 3]),
-    "beta": np.float32([0, 1, 0]),
-    "mean": np.float32([0.5, 0, -0.5]),
-    "var": np.float32([1, 2, 0.5]),
+    "gamma": np.array([1, 2, 3], np.float32),
+    "beta": np.array([0, 1, 0], np.float32),
+    "mean": np.array([0.5, 0, -0.5], np.float32),
+    "var": np.array([1, 2, 0.5], np.float32),
 }
 NORMALIZED = (node("BatchNormalization", "x gamma beta mean var", "y", momentum=0.8),)
 
