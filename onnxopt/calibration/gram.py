@@ -16,6 +16,8 @@ __all__ = ["Gram", "GramObserver"]
 
 Array = np.ndarray[Any, Any]
 
+_FEW = 8
+
 
 class GramObserver(Observer):
     """Sums of ``x^T x`` and of x over the rows x of a layer's input, group by group.
@@ -45,7 +47,10 @@ class GramObserver(Observer):
             raise UnobservableError(
                 f"would need a Gram matrix of {rows.shape[2]} columns, over {self._most_columns}"
             )
-        self._add(rows.transpose(0, 2, 1) @ rows, rows.sum(axis=1), rows.shape[1])
+        # One by one: NumPy has a matrix times its own transpose computed by halves.
+        few = len(rows) <= _FEW
+        gram = np.stack([x.T @ x for x in rows]) if few else rows.transpose(0, 2, 1) @ rows
+        self._add(gram, rows.sum(axis=1), rows.shape[1])
 
     def merge(self, other: Self) -> None:  # noqa: D102
         if not other.gram.size:

@@ -17,6 +17,10 @@ __all__ = ["corrected_bias", "recovered_integers"]
 
 Array = np.ndarray[Any, Any]
 
+#: With so many rows for each column, what is near on these rows is near on others too.
+_MANY = 20
+_SWEEPS = 3
+
 
 def recovered_integers(
     weights: Array,
@@ -28,7 +32,6 @@ def recovered_integers(
     grid: Grid | None = None,
     orders: Sequence[Array] = (),
     pair_limit: int | None = None,
-    sweeps: int = 4,
 ) -> Array:
     """Integers with which the layer's outputs are nearer to those of the float weights.
 
@@ -43,7 +46,6 @@ def recovered_integers(
         orders: How kernels lay out the columns of the rows, permutations [K] each, where pairs of
             weights are limited.
         pair_limit: What two neighbours of one sign in those orders may add up to.
-        sweeps: At most so many rounds of coordinate descent.
 
     Returns:
         Integers of the same dtype and layout.
@@ -56,13 +58,14 @@ def recovered_integers(
         columns = np.arange(mean.shape[1])
         mean[:, columns, columns] += grid.scale**2 / 12
     pairs = None if pair_limit is None or not orders else PairLimit.along(orders, pair_limit)
+    known = gram.count >= _MANY * matrix.shape[1]
     found = round_with_compensation(
         matrix,
         _by_group(scales, matrix),
         mean,
         start=layer.matrix(integers),
         pairs=pairs,
-        sweeps=sweeps,
+        sweeps=_SWEEPS if known else 0,
     )
     return np.ascontiguousarray(layer.weights(found, integers.shape), integers.dtype)
 

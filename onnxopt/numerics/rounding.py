@@ -61,22 +61,23 @@ def round_with_compensation(
     steps: int = 127,
     start: Array | None = None,
     pairs: PairLimit | None = None,
-    sweeps: int = 4,
+    sweeps: int = 0,
     damping: float = _DAMPING,
 ) -> Array:
     """Integers whose outputs are near those of the weights.
 
     First GPTQ (Frantar et al. 2022): inputs are rounded one after the other, and those that are
-    still to come make up for the error. Then coordinate descent, which never makes an output worse
-    (QuantEase, Behdad et al. 2023): one weight at a time takes the integer that is best, given all
-    others. Each output keeps whichever is better of this and of descent from the start.
+    still to come make up for the error. Then, if asked for, coordinate descent (QuantEase, Behdad
+    et al. 2023): one weight at a time takes the integer that is best, given all others. It gets
+    nearer on the rows that the Gram matrix is of, which is worth it where these are many.
+    Each output keeps what it started with if that is nearer.
 
     Args:
         matrix: Weights, [G, K, M].
         scales: [G, M].
         gram: Mean of ``x^T x`` over the layer's inputs, [G, K, K].
         steps: The greatest integer, as well as the least one's magnitude.
-        start: Integers to begin with, [G, K, M]; rounded to nearest when None. They must keep the
+        start: Integers to fall back on, [G, K, M]; rounded to nearest when None. They must keep the
             pair limit.
         pairs: A limit for pairs of weights.
         sweeps: At most so many rounds of coordinate descent.
@@ -91,11 +92,10 @@ def round_with_compensation(
         if pairs is not None:
             start = _feasible(start, pairs)
     problem = _Problem(matrix, scales, damped(gram, damping), steps, pairs)
-    plain = problem.descend(start.astype(np.float64), sweeps)
-    passed_on = problem.descend(problem.pass_errors_on(gram, damping), sweeps)
-    errors = [output_error(problem.gram, problem.change(each)) for each in (plain, passed_on)]
+    found = problem.descend(problem.pass_errors_on(gram, damping), sweeps)
+    errors = [output_error(problem.gram, problem.change(each)) for each in (start, found)]
     better = (errors[1] < errors[0])[:, None]
-    return np.where(better, passed_on, plain).astype(np.int16)
+    return np.where(better, found, start).astype(np.int16)
 
 
 def bias_shift(change: Array, mean_row: Array) -> Array:
