@@ -19,8 +19,10 @@ __all__ = ["OutputKind", "Recognized", "recognize", "recognize_mask", "rows"]
 _SUM_TOLERANCE = 1e-3
 #: An embedding counts as normalized when its length is this close to one.
 _LENGTH_TOLERANCE = 1e-2
-#: Softmax of a trained classifier's logits gives its first choice at least this on average.
+#: Softmax of a trained classifier's logits gives its first choice at least this on average, and
+#: more where chance alone gives it much: so much more, divided by the number of classes.
 _CONFIDENT = 0.5
+_CHANCE = 0.8
 #: Of the classes that the rows could show, one in so many is the answer of some row.
 _LEAST_ANSWERS = 20
 #: Embeddings are at least so wide.
@@ -97,7 +99,8 @@ def recognize(outputs: Sequence[np.ndarray[Any, Any]]) -> Recognized:
     variance = variance if variance > 0 else 1.0
     last = max(first.ndim - 1, 0)
     if first.ndim >= 2 and finite.size == numbers.size and numbers.size:
-        for axis in dict.fromkeys((last, 1)):
+        # Images and maps have their channels after the batch, all else has them last.
+        for axis in dict.fromkeys((1, last) if first.ndim >= 4 else (last, 1)):
             if len({each.shape[axis] for each in outputs}) == 1:
                 found = _with_classes(outputs, axis)
                 if found is not None:
@@ -155,7 +158,8 @@ def _with_classes(outputs: Sequence[np.ndarray[Any, Any]], axis: int) -> Recogni
     confidence = float((1 / sums).mean())
     answers = len(np.unique(wide.argmax(axis=1)))
     # An embedding with some large dimensions looks confident, too, but always of the same "class".
-    if confidence >= _CONFIDENT and answers >= max(2, min(wide.shape) // _LEAST_ANSWERS):
+    sure = confidence >= _CONFIDENT + _CHANCE / wide.shape[1]
+    if sure and answers >= max(2, min(wide.shape) // _LEAST_ANSWERS):
         return Recognized(
             OutputKind.LOGITS,
             axis,

@@ -47,6 +47,8 @@ _USUAL: Mapping[OutputKind, LossName] = {
 }
 #: Probabilities below this count as this where logits are wanted.
 _SMALLEST_PROBABILITY = 1e-7
+#: Share of the squared error in the loss of what may be logits or not.
+_NUMBERS_SHARE = 0.1
 _AS_YOU_SAY = "as you say"
 
 
@@ -209,7 +211,22 @@ class Objective:
             )
         if plan.loss == "dist":
             return losses.pearson(wide_student, wide_teacher, self.temperature, weights=weights)
-        return losses.kl(wide_student, wide_teacher, self.temperature, weights)
+        loss = losses.kl(wide_student, wide_teacher, self.temperature, weights)
+        if plan.loss == "kl" and self._may_be_numbers(plan):
+            # What looks like logits may be large numbers of another kind, of which softmax sees the
+            # differences alone; with this it is right for those, too.
+            loss = loss + _NUMBERS_SHARE * losses.relative_mse(
+                rows(student, plan.class_axis).float(),
+                rows(teacher, plan.class_axis).float(),
+                plan.variance,
+                weights,
+            )
+        return loss
+
+    def _may_be_numbers(self, plan: OutputPlan) -> bool:
+        """Whether nothing but their looks says that these are logits."""
+        confirmed = self.task is not None and self.task.output == plan.name and self.task.classes
+        return plan.kind is OutputKind.LOGITS and not confirmed and plan.reason != _AS_YOU_SAY
 
     def _task_loss(self, task: TaskPlan, student: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         if task.function is not None:
