@@ -42,6 +42,7 @@ _LOCATIONS = {
     "merge-concats": "merge_concats:MergeConcats",
     "simplify-transposes": "simplify_transposes:SimplifyTransposes",
     "push-transposes": "push_transposes:PushTransposes",
+    "expand-activations": "expand_activations:ExpandActivations",
     "fuse-activations": "fuse_activations:FuseActivations",
     "fuse-gelu": "fuse_gelu:FuseGelu",
     "fuse-layer-norm": "fuse_layer_norm:FuseLayerNorm",
@@ -81,6 +82,7 @@ simplify-casts merge-reshapes merge-slices merge-concats simplify-transposes pus
 deduplicate-initializers eliminate-common-subexpressions
 simplify-clips fuse-activations fuse-gelu fuse-layer-norm fuse-softmax
 fuse-pad fuse-matmul-add fuse-affine fold-pruned-channels affine-to-batch-norm
+expand-activations
 """
 
 #: What is stored compactly is made dense first, so that all passes see numbers, and compact again

@@ -16,10 +16,10 @@ Only where ONNX Runtime gains: see ``_targets``.
 
 Left alone, since the operator is no faster than its spelling in ONNX Runtime 1.32 on CPU:
 ``x * sigmoid(x)`` (Swish of opset 24 loses the runtime's own fusion: 0.7x), ``log(1 + exp(x))``
-(Softplus: 0.15x, and it differs where exp overflows), ``x * tanh(softplus(x))`` (Mish: expanded to
-just that), Elu and PRelu spelled with Relu (0.5x and 0.2x). Left alone too: formulas that overflow
-where the operator does not, like Tanh from ``exp(x)`` and ``exp(-x)``, or ``sqrt(x * x)``; double
-where the runtime has no kernel; bfloat16.
+(Softplus: 0.15x, and it differs where exp overflows), ``x * tanh(softplus(x))`` (Mish: see
+`expand_activations`), Elu and PRelu spelled with Relu (0.5x and 0.2x). Left alone too: formulas
+that overflow where the operator does not, like Tanh from ``exp(x)`` and ``exp(-x)``, or
+``sqrt(x * x)``; double where the runtime has no kernel; bfloat16.
 """
 
 from __future__ import annotations

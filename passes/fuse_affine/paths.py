@@ -149,9 +149,17 @@ def _is_root(node: ir.Node, context: Context) -> bool:
 
 
 def _is_gelu_part(node: ir.Node, context: Context) -> bool:
-    if node.op_type in ("Erf", "Tanh"):
+    if _is_gelu_curve(node, context):
         return True
     if node.op_type != "Mul" or not has_trait(node, Trait.BROADCAST):
         return False
     origins = [_origin(value, context) for value in node.inputs]
-    return any(each is not None and each.op_type in ("Erf", "Tanh") for each in origins)
+    return any(each is not None and _is_gelu_curve(each, context) for each in origins)
+
+
+def _is_gelu_curve(node: ir.Node, context: Context) -> bool:
+    """Whether it is an Erf, or a Tanh of something like ``x + c x^3`` or ``x (1 + c x^2)``."""
+    if node.op_type == "Tanh":
+        inner = _origin(node.inputs[0], context)
+        return inner is not None and inner.op_type in ("Add", "Mul")
+    return node.op_type == "Erf"

@@ -105,12 +105,15 @@ def test_chain_whose_constants_would_grow_stays() -> None:
         "d = Div(h, root) e = Erf(d) f = Add(e, one) g = Mul(h, f) k = Mul(g, half)",
         "d = Div(h, root) e = Erf(d) f = Add(e, one) g = Mul(f, half) k = Mul(h, g)",
         "p = Mul(h, half) d = Div(h, root) e = Erf(d) f = Add(e, one) k = Mul(p, f)",
+        """c = Pow(h, three) m = Mul(c, half) s = Add(h, m) d = Mul(s, root) e = Tanh(d)
+            f = Add(e, one) g = Mul(h, f) k = Mul(g, half)""",
     ],
 )
 def test_gelu_stays_whole(body: str) -> None:
     model = parse(
         f"""g (float[2, 4] x) => (float[2, 5] y) {{ h = Sigmoid(x) {body} y = MatMul(k, w) }}""",
-        {"w": normal(4, 5), "root": number(2**0.5), "one": number(1)} | {"half": number(0.5)},
+        {"w": normal(4, 5), "root": number(2**0.5), "one": number(1)}
+        | {"half": number(0.5), "three": number(3)},
     )
     untouched(model, PASS, "GELU")
 
@@ -270,3 +273,23 @@ def test_any_steps_around_two_convolutions(
     kinds = op_types(optimized)
     assert kinds[-3:] == ["Conv", "Sigmoid", "Conv"]
     assert len(kinds) <= (5 if padded else 3)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        "s = Softplus(b) t = Tanh(s) y = Mul(b, t)",  # Mish
+        "t = Tanh(b) y = Mul(b, t)",
+        "c = Conv(x, w) t = Tanh(c) y = Mul(b, t)",
+        "s = Mul(b, half) t = Tanh(s) y = Mul(b, t)",
+    ],
+)
+def test_a_tanh_alone_is_no_gelu(gate: str) -> None:
+    text = f"""g (float[n, 4, h, v] x) => (float[n, 4, p, q] y) <float half = {{0.5}}> {{
+        a = Conv(x, w) b = BatchNormalization(a, g, c0, m, u) {gate}
+    }}"""
+    ones = np.ones(4, np.float32)
+    weights = {"w": np.eye(4, dtype=np.float32)[..., None, None] * 3, "g": 2 * ones, "c0": ones / 3}
+    model = parse(text, weights | {"m": ones / 7, "u": ones / 5})
+    optimized = optimize(model, PASS, feed(2, 4, 3, 5), feed(1, 4, 1, 1))
+    assert "BatchNormalization" not in op_types(optimized)
