@@ -289,7 +289,8 @@ def test_a_tanh_alone_is_no_gelu(gate: str) -> None:
         a = Conv(x, w) b = BatchNormalization(a, g, c0, m, u) {gate}
     }}"""
     ones = np.ones(4, np.float32)
-    weights = {"w": np.eye(4, dtype=np.float32)[..., None, None] * 3, "g": 2 * ones, "c0": ones / 3}
-    model = parse(text, weights | {"m": ones / 7, "u": ones / 5})
+    weights: dict[str, np.ndarray] = {"w": np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)}
+    weights |= {"g": 2 * ones, "c0": ones / 3, "m": ones / 7, "u": ones / 5}
+    model = parse(text, weights)
     optimized = optimize(model, PASS, feed(2, 4, 3, 5), feed(1, 4, 1, 1))
     assert "BatchNormalization" not in op_types(optimized)
