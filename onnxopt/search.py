@@ -30,7 +30,7 @@ import numpy as np
 from onnxopt.accuracy import Fidelity, Score, fidelity
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
 from onnxopt.runtime.messages import Kernel
-from onnxopt.runtime.statistics import Ratio, ratio
+from onnxopt.runtime.statistics import Ratio, ratio, undisturbed
 from onnxopt.runtime.trial import Feed, race
 from onnxopt.workbench import Effort, Workbench
 
@@ -54,6 +54,8 @@ _LEAST_RUNS, _MOST_RUNS, _PROFILE_SECONDS = 10, 200, 0.3
 _NOT_FUSED = "the runtime has no fitting kernel for it"
 #: A race whose outcome is not certain is run again, for so many times as long.
 _LONGER = 4.0
+#: On a busy machine intervals are wide; then the least disturbed runs have to be faster by this.
+_CLEARLY_FASTER = 1.04
 
 
 class Subject(Protocol):
@@ -211,7 +213,7 @@ class _Search:
             for region in choices.keys() - set(profile.misplaced):
                 saved = untouched.get(region, 0.0) - profile.seconds.get(region, 0.0)
                 finding.gain[region, kind] = self._worth(region, kind, saved)
-                self._finding.seconds[region, kind] = profile.seconds.get(region, 0.0)
+                finding.seconds[region, kind] = profile.seconds.get(region, 0.0)
         self._finding.seconds.update(
             {(region, ""): untouched.get(region, 0.0) for region in regions}
         )
@@ -423,7 +425,7 @@ class _Search:
 
     def _choose(self, way: Sequence[dict[str, str]]) -> None:
         """The first plan on the way that keeps the budget everywhere and is faster."""
-        finding, start = self._finding, 0
+        finding, bench, start = self._finding, self._bench, 0
         margin = _MARGIN
         while start < len(way) - 1:
             index = self._first_good(way, start, margin)
@@ -439,8 +441,8 @@ class _Search:
                 finding.choices = plan
                 return
             finding.reason = objection
-            if finding.speed is not None and not finding.speed.is_faster:
-                return  # plans further down save less
+            if finding.fidelity is not None and not bench.budget.objection(finding.fidelity):
+                break  # it was too slow, and plans further down save less
             start, margin = index + max(1, (len(way) - index) // 16), margin + _MARGIN
         finding.choices = {}
         finding.reason = finding.reason or "every plan is over the budget"
@@ -522,7 +524,8 @@ class _Search:
                 if not finding.speed.is_noise:
                     break
         assert finding.speed is not None
-        if bench.goal != "size" and not finding.speed.is_faster:
+        quiet = undisturbed(samples[0]) / undisturbed(samples[1])
+        if bench.goal != "size" and not (finding.speed.is_faster or quiet > _CLEARLY_FASTER):
             objection = f"the best plan runs at {finding.speed.median:.2f}x"
         finding.curve.append(Point.of(plan, finding.fidelity, objection, finding.speed))
         return objection

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["Latency", "Ratio", "latency", "ratio"]
+__all__ = ["Latency", "Ratio", "latency", "ratio", "undisturbed"]
 
 #: Ratios closer to 1 than this are nothing that a user would notice or another run confirm.
 _INDIFFERENCE = 0.02
@@ -65,6 +65,12 @@ class Ratio:
     def is_faster(self) -> bool:
         """Whether the second model is certainly faster."""
         return self.low >= 1 + _INDIFFERENCE
+
+
+def undisturbed(samples: Sequence[float]) -> float:
+    """Mean of the faster third: what other work on the machine left alone."""
+    third = np.sort(np.asarray(samples))[: (len(samples) + 2) // 3]
+    return float(third.mean())
 
 
 def latency(samples: Sequence[float]) -> Latency:
