@@ -1,0 +1,138 @@
+"""The search, on a subject whose treatments are known: factors that make noise of a known size."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxopt.accuracy import Budget
+from onnxopt.runtime.messages import Kernel
+from onnxopt.runtime.worker import Worker, shared_worker
+from onnxopt.samples import Samples
+from onnxopt.search import search
+from onnxopt.workbench import Workbench
+from tests.differential import parse
+
+#: Noise that treating a region adds to the output, relative to it.
+_NOISE = {"a": 0.02, "b": 0.3, "c": 0.001, "d": 0.05}
+
+
+class Sums:
+    """y = x + what each treated region adds of an input of its own, which is unlike all others."""
+
+    def __init__(self, folder: pathlib.Path, misplaced: Sequence[str] = ()) -> None:
+        self._folder, self._misplaced = folder, misplaced
+        self.built: list[Mapping[str, str]] = []
+
+    def regions(self) -> Sequence[str]:
+        return list(_NOISE)
+
+    def treatments(self, region: str) -> Sequence[str]:
+        del region
+        return ["rough"]
+
+    @contextlib.contextmanager
+    def build(self, choices: Mapping[str, str]) -> Iterator[pathlib.Path]:
+        self.built.append(dict(choices))
+        lines, last = [], "x0"
+        for index, region in enumerate(_NOISE, start=1):
+            if region in choices:
+                lines.append(f"t{index} = Mul(x{index}, {region})")
+                lines.append(f"s{index} = Add({last}, t{index})")
+                last = f"s{index}"
+        inputs = ", ".join(f"float[N, 64] x{index}" for index in range(len(_NOISE) + 1))
+        body = "\n".join([*lines, f"y = Identity({last})"])
+        used = {each: np.array(_NOISE[each], np.float32) for each in choices}
+        model = parse(f"g ({inputs}) => (float[N, 64] y) {{ {body} }}", used)
+        path = self._folder / f"built{len(self.built)}.onnx"
+        onnx.save(model, path)
+        yield path
+
+    def owner(self, kernel: str) -> str | None:
+        del kernel
+        return None
+
+    def misplaced(self, kernels: Sequence[Kernel], choices: Mapping[str, str]) -> Sequence[str]:
+        assert kernels
+        return [region for region in self._misplaced if region in choices]
+
+    def bytes_saved(self, region: str, treatment: str) -> int:
+        del treatment
+        return {"a": 100, "b": 400, "c": 50, "d": 100}[region]
+
+    def borders(self) -> Sequence[tuple[str, str, int]]:
+        return []
+
+    def crosses(self, first: str | None, second: str | None) -> bool:
+        return first != second
+
+
+def _bench(worker: Worker, budget: Budget) -> Workbench:
+    generator = np.random.default_rng(0)
+    feeds = [
+        {
+            f"x{index}": generator.standard_normal((1, 64)).astype(np.float32)
+            for index in range(len(_NOISE) + 1)
+        }
+        for _ in range(12)
+    ]
+    return Workbench(
+        source=pathlib.Path("unused"),
+        calibration=Samples(lambda: feeds[:8]),
+        held_out=Samples(lambda: feeds[8:]),
+        given=True,
+        budget=budget,
+        worker=worker,
+        seconds=0.01,
+        goal="size",  # no time is measured then
+    )
+
+
+@pytest.mark.parametrize(
+    ("decibels", "left"),
+    [(5.0, set()), (20.0, {"b"}), (30.0, {"b", "d"}), (45.0, {"a", "b", "d"})],
+)
+def test_what_makes_most_noise_for_its_gain_is_given_up_first(
+    decibels: float, left: set[str], tmp_path: pathlib.Path
+) -> None:
+    finding = search(
+        Sums(tmp_path), _bench(shared_worker(), Budget(min_sqnr=decibels, min_agreement=None))
+    )
+    assert _NOISE.keys() - finding.choices.keys() == left == finding.left.keys()
+    assert finding.fidelity is not None
+    assert finding.fidelity.sqnr_db >= decibels
+    assert all(finding.left.values())
+    for region, noise in _NOISE.items():
+        assert finding.noise[region, "rough"] == pytest.approx(noise**2, rel=0.4)
+
+
+def test_nothing_within_the_budget_means_the_untouched_model(tmp_path: pathlib.Path) -> None:
+    finding = search(
+        Sums(tmp_path), _bench(shared_worker(), Budget(min_sqnr=90.0, min_agreement=None))
+    )
+    assert finding.choices == {}
+    assert finding.reason
+    assert {point.objection == "" for point in finding.curve} == {False}
+
+
+def test_a_region_without_its_kernel_is_left_alone(tmp_path: pathlib.Path) -> None:
+    subject = Sums(tmp_path, misplaced=["c"])
+    finding = search(subject, _bench(shared_worker(), Budget(min_sqnr=20.0, min_agreement=None)))
+    assert set(finding.choices) == {"a", "d"}
+    assert finding.left["c"] == "the runtime has no fitting kernel for it"
+
+
+def test_the_curve_tells_of_every_plan(tmp_path: pathlib.Path) -> None:
+    finding = search(
+        Sums(tmp_path), _bench(shared_worker(), Budget(min_sqnr=20.0, min_agreement=None))
+    )
+    whole = next(point for point in finding.curve if len(point.choices) == len(_NOISE))
+    assert "below the budget" in whole.objection
+    last = finding.curve[-1]
+    assert dict(last.choices) == finding.choices
+    assert last.speed is not None
