@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnxopt.op_traits import Trait, has_trait, is_standard
 from onnxopt.training.grids import WeightGrid
 from onnxopt.training.stored import stored
-from onnxopt.traversal import all_graphs, all_nodes
+from onnxopt.traversal import all_graphs, all_nodes, bodies
 
 __all__ = ["constants", "scales", "statistics", "weights"]
 
@@ -146,7 +146,8 @@ class _Roles:
         if node.op_type in _WEIGHTS:
             return index in _WEIGHTS[node.op_type]
         if node.op_type == "Gather":
-            return index == 0 and array.ndim > 1 and self._moves_or_ends(node)
+            table = index == 0 and array.ndim > 1 and self._moves_or_ends(node)
+            return table and not self._only_turns(node.outputs[0])
         if node.op_type in ("Add", "Mul", "Sub") and len(node.inputs) == 2:
             other = node.inputs[1 - index]
             return other in self._layered and self._is_affine(node, index, other, array)
@@ -162,6 +163,24 @@ class _Roles:
             return True
         tensor = stored(indices)
         return tensor is not None and tensor.size > 1
+
+    def _only_turns(self, value: ir.Value) -> bool:
+        """Whether rows of a table do nothing but multiply what layers made, as rotations do."""
+        pending, seen, turns = [value], {value}, False
+        while pending:
+            current = pending.pop()
+            if current.is_graph_output():
+                return False
+            for node, index in current.uses():
+                if node.op_type == "Mul" and node.inputs[1 - index] in self._layered:
+                    turns = True
+                elif node.op_type in _FOLLOWED or node.op_type in ("Concat", "Cos", "Sin"):
+                    following = [output for output in node.outputs if output not in seen]
+                    seen.update(following)
+                    pending.extend(following)
+                else:
+                    return False
+        return turns
 
     def _is_affine(
         self, node: ir.Node, index: int, other: ir.Value | None, array: NDArray[Any]
@@ -191,10 +210,18 @@ def _depends_on_inputs(graph: ir.Graph) -> set[ir.Value]:
     """Values that differ from run to run."""
     found = {value for value in graph.inputs if stored(value) is None}
     for node in all_nodes(graph):
-        outer = not node.inputs and node.op_type != "Constant"  # random, or a body
-        if outer or any(value in found for value in node.inputs):
+        outer = not node.inputs and node.op_type != "Constant"  # random
+        if outer or any(value in found for value in _read(node)):
             found.update(node.outputs)
     return found
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value | None]:
+    """What a node reads, in its bodies, too."""
+    yield from node.inputs
+    for body in bodies(node):
+        for inner in all_nodes(body):
+            yield from inner.inputs
 
 
 def _after_layers(graph: ir.Graph, moving: set[ir.Value]) -> set[ir.Value]:
@@ -209,7 +236,7 @@ def _after_layers(graph: ir.Graph, moving: set[ir.Value]) -> set[ir.Value]:
             table = node.inputs[0]
             if node.op_type == "Gather" and (table is None or table in moving):
                 is_layer = False
-        if is_layer or any(value in found for value in node.inputs):
+        if is_layer or any(value in found for value in _read(node)):
             found.update(node.outputs)
     return found
 
