@@ -51,10 +51,16 @@ class Costs:
         trace: The channels of the graph.
         evidence: How often each layer runs.
         kind: ``macs`` or ``parameters``.
+        whole: What all of the model costs, where that is known: some of it may be in layers whose
+            channels are not followed.
     """
 
     def __init__(
-        self, trace: Trace, evidence: Evidence, kind: Literal["macs", "parameters"]
+        self,
+        trace: Trace,
+        evidence: Evidence,
+        kind: Literal["macs", "parameters"],
+        whole: float | None = None,
     ) -> None:
         self._terms: list[_Term] = []
         for layer in trace.layers:
@@ -77,6 +83,9 @@ class Costs:
                 self._terms.append(_Term(size, ids.reshape(-1), None))
         if kind == "macs":
             self._terms.extend(_attention(trace, evidence))
+        covered = sum(term.cost for term in self._terms)
+        if whole is not None and whole > covered:
+            self._terms.append(_Term(whole - covered, None, None))
 
     def total(self, removed: Mask) -> float:
         """The cost that is left."""

@@ -15,8 +15,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxopt import findings
+from onnxopt.analysis.inspection import inspect_model
 from onnxopt.channels import Trace, trace
-from onnxopt.errors import OptionError
+from onnxopt.errors import OnnxoptError, OptionError
 from onnxopt.model import save
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
 from onnxopt.rewriting import Context, Refuse
@@ -230,7 +231,7 @@ class _Plan:
     def removed(self, groups: Sequence[Group]) -> Mask:
         """By atom, whether it goes."""
         ladders = self._ladders(groups)
-        costs = Costs(self.traced, self.evidence, self._counted)
+        costs = Costs(self.traced, self.evidence, self._counted, self._whole())
         nothing = np.zeros(self.traced.count, np.bool_)
         if not ladders:
             return nothing
@@ -259,6 +260,16 @@ class _Plan:
     @property
     def _counted(self) -> Literal["macs", "parameters"]:
         return "parameters" if self.options.of == "parameters" else "macs"
+
+    def _whole(self) -> float | None:
+        """What the model costs at the size of the first sample; None where that is not known."""
+        feed = self.bench.calibration.first(1)[0]
+        shapes = {name: tuple(np.shape(value)) for name, value in feed.items()}
+        try:
+            facts = inspect_model(self.model, shapes)
+        except OnnxoptError:  # a feed that the signature does not foresee
+            return None
+        return facts.parameters if self._counted == "parameters" else facts.macs_number
 
     def _ladder(self, group: Group, outcome: Outcome) -> Ladder | None:
         """How far the group can be pruned, and what that does to the model."""
