@@ -22,7 +22,7 @@ def write(results: Results) -> None:
         "# Benchmarks",
         "",
         "Made by `make bench` (`python -m benchmarks.run`) from `benchmarks/results/`; all of it "
-        "was measured on one machine.",
+        "was measured on one machine, unless a remark at the end says otherwise.",
         "A speed is the median of paired, interleaved rounds of the original and the result, one "
         "thread, with the 95 % interval of the median: above 1 the result is faster.",
         "",
@@ -48,6 +48,7 @@ def write(results: Results) -> None:
         "",
         _table(SCALING_MODELS, results, _cost_and_outcome, "original"),
         "",
+        *_remarks(results),
     ]
     _PAGE.write_text("\n".join(parts))
 
@@ -79,6 +80,12 @@ def _table(models: Sequence[str], results: Results, cell: Any, first: str) -> st
         cells = [cell(row) if row else "not measured" for row in rows]
         lines.append(f"| {model} | {start} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _remarks(results: Results) -> list[str]:
+    """What is to be known of single rows, from their key ``remark``."""
+    found = [f"- {key}: {row['remark']}" for key, row in results.items() if row.get("remark")]
+    return ["## Remarks", "", *found, ""] if found else []
 
 
 def _outcome(row: Mapping[str, Any]) -> str:
