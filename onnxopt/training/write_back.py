@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxopt.errors import ModelError
-from onnxopt.model import ExternalData, bytes_on_disk, load, save
+from onnxopt.model import ExternalData, bytes_on_disk, load, stage
 from onnxopt.training.bias_scales import following_scales
 from onnxopt.training.grids import WeightGrid
 from onnxopt.training.module import OnnxModule
@@ -80,11 +80,11 @@ def write_back_file(
     """
     model = load(source)
     changed = write_back(module, model)
-    one_file = bytes_on_disk(source) == os.path.getsize(source)
-    if not changed and one_file and not os.path.exists(target):
-        shutil.copyfile(source, target)
-    else:
-        save(model, target, external_data)
+    staged = stage(model, target, external_data)
+    one_file = len(list(staged.path.parent.iterdir())) == 1
+    if not changed and one_file and bytes_on_disk(source) == os.path.getsize(source):
+        shutil.copyfile(source, staged.path)
+    staged.commit()
     return changed
 
 

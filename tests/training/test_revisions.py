@@ -151,6 +151,8 @@ def _old_forms() -> Iterator[tuple[str, int, list[np.ndarray], dict[str, Any]]]:
     x = _floats(2, 8, 4, 6)
     for bounds in ({}, {"min": -0.5}, {"max": 0.25}, {"min": -0.5, "max": 0.25}):
         yield "Clip", 7, [x], bounds
+    pool = {"kernel_shape": [2, 2], "storage_order": 0, "strides": [2, 2]}
+    yield "MaxPool", 8, [x], pool
     yield "DepthToSpace", 7, [x], {"blocksize": 2}
     for power in (1, 2, 3):
         yield "GlobalLpPool", 7, [x], {"p": power}

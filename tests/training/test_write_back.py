@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onnxopt.errors import ModelError
-from onnxopt.model import load
+from onnxopt.model import load, save
 from onnxopt.training import import_model, write_back, write_back_file
 
 MODEL = pathlib.Path("models/fashion_mnist/fashion_mnist.onnx")
@@ -30,6 +30,32 @@ def test_the_module_gives_what_the_runtime_gives(images: torch.Tensor) -> None:
 def test_without_a_step_the_file_is_the_same(tmp_path: pathlib.Path) -> None:
     assert write_back_file(import_model(MODEL), MODEL, tmp_path / "same.onnx") == []
     assert (tmp_path / "same.onnx").read_bytes() == MODEL.read_bytes()
+    (tmp_path / "old.onnx").write_bytes(b"what was there")
+    write_back_file(import_model(MODEL), MODEL, tmp_path / "old.onnx")
+    assert (tmp_path / "old.onnx").read_bytes() == MODEL.read_bytes()
+    write_back_file(import_model(MODEL), tmp_path / "old.onnx", tmp_path / "old.onnx")
+    assert (tmp_path / "old.onnx").read_bytes() == MODEL.read_bytes()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["old.onnx", "same.onnx"]
+
+
+def test_weights_beside_the_model_go_back(tmp_path: pathlib.Path) -> None:
+    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
+    save(load(MODEL), source, "always")
+    module = import_model(source)
+    with torch.no_grad():
+        module.weights["head.weight"].mul_(2.0)
+    assert write_back_file(module, source, target) == ["head.weight"]
+    names = sorted(each.name for each in tmp_path.iterdir())
+    assert names == ["source.onnx", "source.onnx.data", "target.onnx", "target.onnx.data"]
+    again = import_model(target).weights
+    for name, tensor in import_model(source).weights.items():
+        factor = 2.0 if name == "head.weight" else 1.0
+        assert torch.equal(again[name], tensor * factor)
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        write_back_file(import_model(MODEL), MODEL, tmp_path / "nowhere" / "m.onnx")
 
 
 def test_without_a_step_no_tensor_is_replaced() -> None:

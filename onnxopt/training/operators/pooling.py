@@ -33,6 +33,7 @@ def _max_pool(node: NodeView) -> Call:
     kernel, window = node.ints_attribute("kernel_shape") or (), Window.of(node)
     ceil = bool(node.int_attribute("ceil_mode", 0))
     indices = node.outputs > 1
+    node.ignore_attributes("storage_order")  # it is about indices
     node.require(
         not indices or not node.int_attribute("storage_order", 0), "indices in column-major order"
     )
