@@ -68,35 +68,39 @@ def _reduced(gradient: Tensor, like: Tensor) -> Tensor:
 
 
 class FakeQuantize(torch.autograd.Function):
-    """Quantize and dequantize: (clip(round(x / scale) + zero, low, high) - zero) scale."""
+    """Quantize and dequantize: clip(round(x / scale), low, high) scale.
+
+    The bounds are those of the type less the zero point: numbers, or tensors where zero points
+    differ. Adding and taking away a zero point, a whole number, changes nothing else.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, low: int, high: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, low: float | Tensor, high: float | Tensor
+    ) -> Tensor:
         """Round half to even, as ONNX does; the division is not replaced by a product."""
         ratio = x / scale
-        level = torch.round(ratio)
-        inside = None
-        if any(ctx.needs_input_grad[:2]):
-            inside = (level >= low - zero) & (level <= high - zero)
-        clipped = torch.clamp_(level, low - zero, high - zero)
-        if ctx.needs_input_grad[1]:
+        keeps_ratio = ctx.needs_input_grad[1]
+        level = torch.round(ratio) if keeps_ratio else torch.round_(ratio)
+        clipped = torch.clamp(level, low, high)
+        if keeps_ratio:
             # LSQ: round(x / s) - x / s inside, the bound outside.
-            slope = torch.where(inside, clipped - ratio, clipped)
-            ctx.save_for_backward(inside, slope, scale)
-        else:
-            ctx.save_for_backward(inside)
+            inside = clipped == level
+            ctx.save_for_backward(inside, torch.where(inside, clipped - ratio, clipped), scale)
+        elif ctx.needs_input_grad[0]:
+            ctx.save_for_backward(clipped == level)
         return clipped.mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Straight through, inside the range."""
         inside, *rest = ctx.saved_tensors
-        of_x = gradient * inside if ctx.needs_input_grad[0] else None
+        of_x = torch.where(inside, gradient, 0.0) if ctx.needs_input_grad[0] else None
         of_scale = None
         if ctx.needs_input_grad[1]:
             slope, scale = rest
             of_scale = _reduced(gradient * slope, scale)
-        return of_x, of_scale, None, None, None
+        return of_x, of_scale, None, None
 
 
 class Quantize(torch.autograd.Function):

@@ -142,7 +142,7 @@ def test_scales_that_are_not_positive_are_not_written() -> None:
 def test_gradients_pass_inside_the_range_only() -> None:
     x = torch.tensor([-30.0, -1.0, 0.2, 0.9, 500.0], requires_grad=True)
     scale, zero = torch.tensor(0.1), torch.tensor(10.0)
-    y = FakeQuantize.apply(x, scale, zero, 0, 255)
+    y = FakeQuantize.apply(x, scale, -10, 245)
     y.sum().backward()
     assert y.tolist() == pytest.approx([-1.0, -1.0, 0.2, 0.9, 24.5])
     assert x.grad is not None
@@ -160,7 +160,7 @@ def test_both_ways_to_round_have_the_same_gradients() -> None:
     scale = torch.tensor([[0.1], [0.13], [0.07], [0.11]], dtype=torch.float64, requires_grad=True)
     zero = torch.tensor(5.0, dtype=torch.float64)
     weight = torch.arange(40, dtype=torch.float64).reshape(4, 10)
-    at_once = (FakeQuantize.apply(x, scale, zero, 0, 255) * weight).sum()
+    at_once = (FakeQuantize.apply(x, scale, 0 - zero, 255 - zero) * weight).sum()
     by_hand = ((Quantize.apply(x, scale, zero, 0, 255) - zero) * scale * weight).sum()
     torch.testing.assert_close(at_once, by_hand)
     for one, other in zip(

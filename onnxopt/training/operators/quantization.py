@@ -74,15 +74,18 @@ def _dequantize(node: NodeView) -> Call:
         low, high = range_of(dtype)
         before = node.tensor(0) if source is None else source.tensor(0)
         fine = dtype == ir.DataType.INT32
+        same = _one_zero(node)
 
         def fake_quantize(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
             if fine:
                 return x  # steps so small that float32 does not resolve them
-            step = aligned(scale, x, axis, block)
-            start = aligned(_zero_like(scale, zero), x, axis, block)
             if torch.compiler.is_exporting() and dtype.bitwidth >= 8:
                 return _traceable(x, scale, zero, axis, block, dtype)
-            return FakeQuantize.apply(x, step, start, low, high)
+            step = aligned(scale, x, axis, block)
+            if same is not None:
+                return FakeQuantize.apply(x, step, low - same, high - same)
+            start = aligned(_zero_like(scale, zero), x, axis, block)
+            return FakeQuantize.apply(x, step, low - start, high - start)
 
         return Call(fake_quantize, (before, node.tensor(1), node.tensor(2)))
 
@@ -92,6 +95,16 @@ def _dequantize(node: NodeView) -> Call:
         return (x.to(scale.dtype) - start) * step
 
     return Call(dequantize, (node.tensor(0), node.tensor(1), node.tensor(2)))
+
+
+def _one_zero(node: NodeView) -> int | None:
+    """The zero point when it is known, and the same everywhere."""
+    if node.input(2) is None:
+        return 0
+    zeros = node.constant(2)
+    if zeros is None or zeros.size == 0 or (zeros != zeros.reshape(-1)[0]).any():
+        return None
+    return int(zeros.reshape(-1)[0])
 
 
 def _traceable(
