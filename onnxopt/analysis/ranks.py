@@ -51,6 +51,7 @@ class Ranks:
 
     def __init__(self, model: ir.Model, facts: SymbolicFacts) -> None:
         self._facts = facts
+        self._main = model.graph
         self._owners: dict[ir.Graph, ir.Node] = {
             body: node for graph in graphs_of(model) for node in graph for body in bodies(node)
         }
@@ -124,17 +125,21 @@ class Ranks:
         return None
 
     def _is_needed(self, node: ir.Node) -> bool:
-        """Whether an output of the model, or of the function, depends on a node."""
+        """Whether an output of the model depends on a node.
+
+        Who calls a function need not read all its outputs, so in a function the answer is no.
+        """
         stack, seen = [*node.outputs], set(node.outputs)
         while stack and len(seen) < _MOST_SEARCHED:
             value = stack.pop()
             following = [output for reader in value.consumers() for output in reader.outputs]
             if value.is_graph_output():
                 assert value.graph is not None
-                owner = self._owners.get(value.graph)
-                if owner is None:
+                if value.graph is self._main:
                     return True
-                following.extend(_given_by(value, value.graph, owner))
+                owner = self._owners.get(value.graph)
+                if owner is not None:
+                    following.extend(_given_by(value, value.graph, owner))
             fresh = [each for each in following if each not in seen]
             seen.update(fresh)
             stack.extend(fresh)

@@ -147,6 +147,21 @@ def test_a_reader_in_a_body_whose_result_nothing_reads() -> None:
     assert Ranks(model, SymbolicFacts()).required(inner.outputs[0]) == frozenset((2,))
 
 
+def test_a_reader_in_a_function_of_which_not_all_outputs_are_read() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 18, "local" : 1]>
+        g (float[n, 3, l] x, bool c) => (float[o, p, q] y) { z, y = local.f(x, c) }
+        <domain: "local", opset_import: ["" : 18]>
+        f (x, c) => (z, y) {
+            b = If (c) <
+                then_branch = t () => (t1) { t1 = Squeeze(x) },
+                else_branch = e () => (e1) { e1 = Identity(x) }
+            >
+            z = Transpose<perm = [1, 0]>(b)
+            y = Neg(b)
+        }"""
+    untouched(parse(text), PASS, _NOT_KNOWN)
+
+
 def _holds(node: ir.Node, output: str) -> bool:
     attribute = node.attributes.get("then_branch")
     return attribute is not None and attribute.as_graph().outputs[0].name == output
