@@ -42,8 +42,15 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Measure top-1 accuracy on test.npz.")
     parser.add_argument("models", nargs="+", metavar="model.onnx")
-    for model in parser.parse_args().models:
-        correct, total = count_correct(model)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=TEST_FILE,
+        help="other images and labels (default: %(default)s)",
+    )
+    arguments = parser.parse_args()
+    for model in arguments.models:
+        correct, total = count_correct(model, arguments.data)
         print(f"{model}: top-1 accuracy {correct / total:.2%} ({correct} of {total} images)")
 
 

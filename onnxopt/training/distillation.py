@@ -7,7 +7,6 @@ import dataclasses
 import fnmatch
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 import time
@@ -290,7 +289,8 @@ class _Run:
             module = import_model(
                 model,
                 outputs=inner,
-                trainable=(*settings.trainable, *map(_as_pattern, scales)),
+                trainable=settings.trainable,
+                learned_scales=settings.learn_scales,
                 frozen=settings.frozen,
                 batch_statistics=self._takes_statistics(model, data),
             )
@@ -311,7 +311,7 @@ class _Run:
                 pruning=settings.pruning,
                 prunable=self._chosen(module, settings.prunable),
                 penalty=self._penalty(module),
-                scales=[f"module.{module.module_name(name)}" for name in scales],
+                scales=_trained(module, scales),
                 low_bit=self._low_bit(module),
                 augment=augment,
                 extra=extra,
@@ -595,9 +595,14 @@ def _scales(model: ir.Model) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _as_pattern(name: str) -> str:
-    """A pattern that fits this name alone."""
-    return re.sub(r"([*?[])", r"[\1]", name)
+def _trained(module: OnnxModule, scales: Sequence[str]) -> list[str]:
+    """The scales that are parameters, by their names in the distiller."""
+    weights = module.weights
+    return [
+        f"module.{module.module_name(name)}"
+        for name in scales
+        if name in weights and weights[name].requires_grad
+    ]
 
 
 def _alike_pair(feeds: Sequence[Arrays]) -> tuple[Arrays, Arrays]:

@@ -3,15 +3,19 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 
 import numpy as np
 import onnx
 import pytest
 
+from onnxopt.training.distillation import DistillSettings
+from onnxopt.training.recipe import settings_from
 from tests.cli.conftest import run
 from tests.training import models
 
@@ -63,6 +67,14 @@ def test_a_recipe(paths: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> Non
     assert facts["outputs"][0]["loss"] == "dkd"
     assert facts["training"]["steps"] == 3
     assert facts["masked"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_recipe_of_the_documentation() -> None:
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "distillation.md").read_text()
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    found = settings_from(DistillSettings, tomllib.loads(text), "the page")
+    assert (found.low_bit, found.penalty) == ("ternary", "group-lasso")
+    assert found.pruning.n_m == (2, 4)
 
 
 @pytest.mark.parametrize(
