@@ -15,7 +15,7 @@ from onnxopt.model import from_proto
 from onnxopt.training import OnnxModule, import_model
 from onnxopt.training.numbers import tensor_of
 from onnxopt.training.operators import BUILDERS, SIZES
-from tests.conformance.cases import Case, node_cases
+from tests.conformance.cases import Case, node_cases, stored_cases
 
 #: What the importer does not do, and says so.
 REFUSALS = re.compile(
@@ -113,6 +113,19 @@ def test_enough_cases_are_compared() -> None:
         for operator in operators(case)
     }
     assert missing == {"GlobalLpPool"}  # tested with the revisions
+
+
+@pytest.mark.parametrize("kind", ["pytorch-converted", "pytorch-operator"])
+def test_the_models_that_onnx_keeps(kind: str) -> None:
+    """Old ones, of opset 6: broadcasting along an axis, and modes as attributes."""
+    compared = 0
+    for case in stored_cases(kind):
+        module = import_model(from_proto(case.model))
+        for feeds, expected in zip(case.feeds, case.expected, strict=True):
+            for given, wanted in zip(run(module, feeds), expected, strict=True):
+                np.testing.assert_allclose(given.numpy(), wanted, rtol=1e-3, atol=1e-5)
+        compared += 1
+    assert compared > 30
 
 
 def differentiable(case: Case) -> bool:

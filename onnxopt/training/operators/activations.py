@@ -87,9 +87,12 @@ def _shrink(node: NodeView) -> Call:
 
 
 def _prelu(node: NodeView) -> Call:
-    """max(0, x) + slope min(0, x); the slope is broadcast as numpy does."""
+    """max(0, x) + slope min(0, x); the slope is broadcast as numpy does, once by channel."""
+    by_channel = node.opset < 7
 
     def prelu(x: Tensor, slope: Tensor) -> Tensor:
+        if by_channel:
+            slope = slope.reshape(-1, *(1,) * (x.ndim - 2))
         return torch.where(x < 0, x * slope, x)
 
     return Call(prelu, (node.tensor(0), node.tensor(1)))

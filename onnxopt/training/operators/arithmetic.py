@@ -21,8 +21,9 @@ def _binary(function: Callable[..., Any]) -> Builder:
     """An operator of two tensors; a constant of one element becomes a Python number."""
 
     def build(node: NodeView) -> Call:
-        node.require(not node.int_attribute("broadcast", 0), "broadcasting along an axis")
         _require_computable(node)
+        if node.opset < _NUMPY_BROADCASTING:
+            return _along_axis(node, function)
         second = _scalar(node, 1)
         if second is not None:
             return Call(lambda x: function(x, second), (node.tensor(0),))
@@ -32,6 +33,18 @@ def _binary(function: Callable[..., Any]) -> Builder:
         return Call(function, (node.tensor(0), node.tensor(1)))
 
     return build
+
+
+def _along_axis(node: NodeView, function: Callable[..., Any]) -> Call:
+    """Old opsets: the second input is broadcast from an axis on, when asked for."""
+    axis = node.int_attribute("axis", -1)
+    node.ignore_attributes("broadcast", "consumed_inputs")
+
+    def apply(x: Tensor, y: Tensor) -> Any:
+        after = x.ndim - axis - y.ndim if axis >= 0 else 0
+        return function(x, y.reshape((*y.shape, *(1,) * after)))
+
+    return Call(apply, (node.tensor(0), node.tensor(1)))
 
 
 def _require_computable(node: NodeView) -> None:
@@ -108,6 +121,8 @@ def _bit_shift(node: NodeView) -> Call:
     return Call(shift, (node.tensor(0), node.tensor(1)))
 
 
+#: Since then both inputs are broadcast as numpy does.
+_NUMPY_BROADCASTING = 7
 _STORED_ONLY = (
     ir.DataType.STRING,
     ir.DataType.UINT16,

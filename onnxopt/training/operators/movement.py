@@ -291,7 +291,9 @@ def _identity(node: NodeView) -> Call:
 
 def _dropout(node: NodeView) -> Call:
     """Drops nothing: the importer trains the model that runs, not the one that was trained."""
-    node.ignore_attributes("ratio", "seed", "is_test")
+    node.ignore_attributes("ratio", "seed")
+    if node.opset < 7:
+        node.require(bool(node.int_attribute("is_test", 0)), "Dropout that drops")
     trains = node.number(2) if node.input(2) is not None else False
     node.require(trains is not None and not trains, "Dropout that drops")
     if node.outputs == 1:

@@ -28,6 +28,9 @@ def _batch_normalization(node: NodeView) -> Call:
     epsilon = node.float_attribute("epsilon", 1e-5)
     momentum = node.float_attribute("momentum", 0.9)
     node.require(node.int_attribute("spatial", 1) == 1, "statistics by position")
+    if node.opset < 7:
+        node.require(bool(node.int_attribute("is_test", 0)), "statistics of the batch")
+        node.ignore_attributes("consumed_inputs")
     inputs = tuple(node.tensor(index) for index in range(5))
     if node.int_attribute("training_mode", 0):
         outputs = node.outputs

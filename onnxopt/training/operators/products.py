@@ -18,7 +18,8 @@ def _gemm(node: NodeView) -> Call:
     """alpha A' B' + beta C."""
     alpha, beta = node.float_attribute("alpha", 1.0), node.float_attribute("beta", 1.0)
     turn_a, turn_b = node.int_attribute("transA", 0), node.int_attribute("transB", 0)
-    node.require(not node.int_attribute("broadcast", 0) or node.opset >= 7, "old broadcasting")
+    if node.opset < 7:
+        node.ignore_attributes("broadcast")  # C is broadcast to the product where it has to be
 
     def gemm(a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
         a = a.t() if turn_a else a
