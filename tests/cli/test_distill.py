@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxopt.compress import CompressSettings, Target
 from onnxopt.training.distillation import DistillSettings
 from onnxopt.training.recipe import settings_from
 from tests.cli.conftest import run
@@ -69,12 +70,15 @@ def test_a_recipe(paths: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> Non
     assert facts["masked"] == pytest.approx(0.5, abs=0.02)
 
 
-def test_the_recipe_of_the_documentation() -> None:
+def test_the_recipes_of_the_documentation() -> None:
     page = (pathlib.Path(__file__).parents[2] / "docs" / "distillation.md").read_text()
-    (text,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    text, road = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     found = settings_from(DistillSettings, tomllib.loads(text), "the page")
     assert (found.low_bit, found.penalty) == ("ternary", "group-lasso")
     assert found.pruning.n_m == (2, 4)
+    compression = settings_from(CompressSettings, tomllib.loads(road), "the page")
+    assert compression.target == Target("size", 0.4)
+    assert compression.distill.training.epochs == 5.0
 
 
 @pytest.mark.parametrize(
