@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -25,6 +26,8 @@ __all__ = ["beside", "kernel_seconds", "layer_name", "layers"]
 
 #: How the runtime ends the name of a kernel of its blocked layout, which begins with a value's.
 _BLOCKED = ("_bn_nchwc", "_nchwc")
+#: What it adds to a name that is taken already.
+_TOKEN = re.compile(r"_token_\d+$")
 #: Element types of indices, shapes and texts; numbers of other types are weights.
 _NO_WEIGHTS = frozenset([ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING])
 #: What the runtime's profile calls a type, where that is not its name in the file.
@@ -50,16 +53,13 @@ def layers(model: ir.Model, kernels: Sequence[KernelTime] = ()) -> list[Layer]:
     nodes = [node for graph in root_graphs(model) for node in all_nodes(graph)]
     producers = {value.name: node for node in nodes for value in node.outputs if value.name}
     by_name = {node.name: node for node in nodes if node.name}
-    values = [_values(kernel, producers) for kernel in kernels]
-    given = set(itertools.chain.from_iterable(values))
+    ends = [_ends(kernel, producers, by_name) for kernel in kernels]
+    given = {value.name or "" for node in itertools.chain(*ends) for value in node.outputs}
     weights = _Weights(nodes)
     found: dict[str, Layer] = {}
     seen: set[int] = set()
-    for kernel, names in zip(kernels, values, strict=True):
-        ends = [producers[name] for name in names]
-        if not ends and kernel.node in by_name:
-            ends = [by_name[kernel.node]]
-        fused = _stands_for(kernel, ends, given)
+    for kernel, last in zip(kernels, ends, strict=True):
+        fused = _stands_for(kernel, last, given)
         seen.update(map(id, fused))
         if fused:
             node = max(fused, key=lambda each: _weight(each, weights, kernel))
@@ -70,8 +70,8 @@ def layers(model: ir.Model, kernels: Sequence[KernelTime] = ()) -> list[Layer]:
             )
         known = found.get(layer.name)
         if known is not None:
-            seconds = (known.seconds or 0.0) + kernel.seconds
-            layer = dataclasses.replace(known.joined(layer), seconds=seconds)
+            longer = layer if kernel.seconds > (known.seconds or 0.0) else known
+            layer = dataclasses.replace(longer, seconds=(known.seconds or 0.0) + kernel.seconds)
         found[layer.name] = layer
     for node in nodes:
         if id(node) not in seen and weights.are_a_layers(node):
@@ -100,16 +100,29 @@ def kernel_seconds(kernels: Iterable[KernelTime]) -> dict[str, float]:
     return dict(total.most_common())
 
 
-def _values(kernel: KernelTime, producers: Mapping[str, ir.Node]) -> list[str]:
-    """The values of the model that a kernel gives."""
-    if kernel.op_type.startswith("Reorder"):
+def _ends(
+    kernel: KernelTime, producers: Mapping[str, ir.Node], by_name: Mapping[str, ir.Node]
+) -> list[ir.Node]:
+    """The nodes that give what a kernel gives; none where names do not tell."""
+    if _is_reorder(kernel):
         return []  # gives a value under its own name, which another kernel computed
-    known = [name for name in kernel.outputs if name in producers]
-    for suffix in () if known else _BLOCKED:
-        name, found, _ = kernel.node.rpartition(suffix)
+    known = {id(producers[name]): producers[name] for name in kernel.outputs if name in producers}
+    if known:
+        return list(known.values())
+    plain = _TOKEN.sub("", kernel.node)
+    for suffix in _BLOCKED:
+        name, found, _ = plain.rpartition(suffix)
         if found and name in producers:
-            return [name]
-    return known
+            return [producers[name]]
+    for name in (kernel.node, plain):
+        if name in by_name:
+            return [by_name[name]]
+    return []
+
+
+def _is_reorder(kernel: KernelTime) -> bool:
+    """Whether it only brings values into another layout of memory."""
+    return kernel.op_type.startswith("Reorder")
 
 
 def _stands_for(kernel: KernelTime, ends: Sequence[ir.Node], given: set[str]) -> list[ir.Node]:

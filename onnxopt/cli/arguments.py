@@ -33,6 +33,7 @@ __all__ = [
     "Target",
     "Threads",
     "Tolerances",
+    "complete_passes",
     "feed_request",
     "named_texts",
     "shape_from_text",
@@ -81,9 +82,21 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the report as JSON on stdout, and nothing else.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def complete_passes(incomplete: str) -> list[str]:
+    """Passes and pipelines that the last part of a pipeline could be."""
+    from onnxopt.pass_manager import available_passes, available_pipelines
+
+    before, comma, begun = incomplete.rpartition(",")
+    known = sorted({*available_passes(), *available_pipelines()})
+    return [f"{before}{comma}{name}" for name in known if name.startswith(begun)]
+
+
 Passes = Annotated[
     str | None,
     typer.Option(
+        autocompletion=complete_passes,
         metavar="PIPELINE",
         help="Pipeline such as 'fold-constants{max-bytes=0},fuse-affine', or its name.",
         show_default="exact; tuned with --data",

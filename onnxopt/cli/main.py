@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,9 @@ from onnxopt.cli.reports import command_line
 
 __all__ = ["app", "main"]
 
+#: Help is at most so wide.
+_WIDTH = 100
+
 
 class _Program(TyperGroup):
     """Keeps the command line as it was given, so that a report can say how to make it again."""
@@ -42,7 +46,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH},
     epilog="Example: onnxopt optimize model.onnx smaller.onnx",
 )
 
@@ -99,4 +103,7 @@ app.command(epilog="Example: onnxopt bisect model.onnx --passes exact --reproduc
 
 def main() -> None:
     """Run the command line; never returns."""
-    app()
+    # Help is as wide as tables are; typer reads this when it first formats some.
+    columns = min(_WIDTH, shutil.get_terminal_size().columns)
+    os.environ.setdefault("TERMINAL_WIDTH", str(columns))
+    app(prog_name="onnxopt")

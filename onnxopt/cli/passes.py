@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxopt.cli.arguments import Json
+from onnxopt.cli.arguments import Json, complete_passes
 from onnxopt.cli.failures import reports_failures
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ __all__ = ["passes"]
 @reports_failures()
 def passes(
     name: Annotated[
-        str | None, typer.Argument(help="Show this pass in full.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="Show this pass in full.", show_default=False, autocompletion=complete_passes
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 from onnxopt.findings import Findings, Layer, Region, Search, Tried
@@ -30,10 +31,11 @@ def tell(finding: Finding, found: Sequence[Product], bench: Workbench) -> Findin
         found: The products it was about.
         bench: Its goal and budget.
     """
+    whole = _untouched_seconds(finding)
     return Findings(
         layers=[_layer(finding, product) for product in found],
         search=Search(
-            tried=[_tried(point, finding) for point in finding.curve],
+            tried=[_tried(point, finding, whole) for point in finding.curve],
             regions=[_region(finding, product) for product in found],
             goal=bench.goal,
             budget=_budget(bench),
@@ -73,14 +75,40 @@ def _reason(finding: Finding, product: Product) -> str:
     return finding.left.get(product.key, finding.reason)
 
 
-def _tried(point: Point, finding: Finding) -> Tried:
+def _saved(point: Point, finding: Finding) -> float:
+    """Seconds that the plan's regions save, each by itself."""
+    return sum(finding.gain.get(choice, 0.0) for choice in point.choices.items())
+
+
+def _untouched_seconds(finding: Finding) -> float:
+    """Time of a run of the untouched model, as the plans that were timed tell; else its regions'.
+
+    A plan that saves g of t seconds is t / (t - g) times as fast.
+    """
+    told = [
+        _saved(point, finding) * point.speed.median / (point.speed.median - 1)
+        for point in finding.curve
+        if point.speed is not None and point.speed.median > 1 and _saved(point, finding) > 0
+    ]
+    if told:
+        return statistics.median(told)
+    return sum(seconds for (_, kind), seconds in finding.seconds.items() if not kind)
+
+
+def _expected(point: Point, finding: Finding, whole: float) -> float | None:
+    """How many times faster a plan that was not timed should be."""
+    saved = _saved(point, finding)
+    return whole / (whole - saved) if 0 <= saved < 0.9 * whole else None
+
+
+def _tried(point: Point, finding: Finding, whole: float) -> Tried:
     counts: dict[str, int] = {}
     for kind in point.choices.values():
         counts[kind] = counts.get(kind, 0) + 1
     label = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "all float"
     return Tried(
         label,
-        speed=None if point.speed is None else point.speed.median,
+        speed=_expected(point, finding, whole) if point.speed is None else point.speed.median,
         speed_low=None if point.speed is None else point.speed.low,
         speed_high=None if point.speed is None else point.speed.high,
         measured=point.speed is not None,

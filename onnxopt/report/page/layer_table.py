@@ -60,7 +60,7 @@ def layer_table(name: str, layers: Sequence[_Facts], room: int) -> Table:
             Column("channels removed", True),
             lambda each: _removed(each),
         ),
-        (Column("why", breaks=True), lambda each: Cell(each.get("reason", ""))),
+        (Column("why", wide=True), lambda each: Cell(each.get("reason", ""))),
     ]
     table = Table.of_records(
         name, "", layers, columns, filter="name, operator, precision or reason", tall=True

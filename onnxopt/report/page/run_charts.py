@@ -138,6 +138,7 @@ def tradeoff_chart(name: str, tried: Sequence[_Facts]) -> Figure | None:
                 "high": each.get("speed_high", each["speed"]),
                 "accuracy": value,
                 "state": _state(each),
+                "how": "timed" if each.get("measured", True) else "expected",
                 "reason": each.get("reason", ""),
             }
         )
@@ -171,6 +172,7 @@ def tradeoff_chart(name: str, tried: Sequence[_Facts]) -> Figure | None:
         tooltip=[
             alt.Tooltip("label:N", title="tried"),
             alt.Tooltip("speed:Q", format=".3~f"),
+            alt.Tooltip("how:N", title="speed is"),
             alt.Tooltip("accuracy:Q", format=".4~g", title=title),
             alt.Tooltip("state:N"),
             alt.Tooltip("reason:N"),

@@ -104,7 +104,7 @@ def _lead(document: _Facts, layers: Sequence[_Facts]) -> Iterator[str]:
         yield f"Cost: {_cost(document)}"
     else:
         yield "Nothing was found to improve: the output is the input."
-    yield from _blame(layers)
+    yield from _blame(layers, document.get("search") or {})
     if document["undone"]:
         names = ", ".join(each["name"] for each in document["undone"])
         yield f"Undone, because the result was no good: {names}."
@@ -144,7 +144,7 @@ def _cost(document: _Facts) -> str:
     )
 
 
-def _blame(layers: Sequence[_Facts]) -> Iterator[str]:
+def _blame(layers: Sequence[_Facts], search: _Facts) -> Iterator[str]:
     timed = [each for each in layers if each.get("seconds")]
     total = sum(each["seconds"] for each in timed)
     if timed and total:
@@ -156,6 +156,14 @@ def _blame(layers: Sequence[_Facts]) -> Iterator[str]:
     if noisy:
         worst = min(noisy, key=lambda each: each["sqnr_db"])
         yield f"Noisiest layer: {worst['name']}, at {worst['sqnr_db']:.1f} dB signal to noise."
+        return
+    regions = [each for each in search.get("regions", ()) if each.get("sqnr_db") is not None]
+    if regions:
+        worst = min(regions, key=lambda each: each["sqnr_db"])
+        yield (
+            f"Noisiest region: {worst['name']} ({worst.get('treatment', '')}), which alone takes "
+            f"the output to {worst['sqnr_db']:.1f} dB."
+        )
 
 
 def _cards(document: _Facts) -> Iterator[tuple[str, str, str, str]]:
@@ -163,8 +171,16 @@ def _cards(document: _Facts) -> Iterator[tuple[str, str, str, str]]:
     if document.get("speed") is not None:
         speed = _ratio(document["speed"])
         state = "" if speed.is_noise else "good" if speed.median > 1 else "bad"
-        value = "the same" if speed.is_noise else f"{speed.median:.2f}x"
-        yield "speed", value, ratio_text(speed), state
+        spread = f"{speed.low:.2f} to {speed.high:.2f}"
+        value, remark = (
+            ("the same", ratio_text(speed))
+            if speed.is_noise
+            else (
+                f"{speed.median:.2f}x",
+                spread,
+            )
+        )
+        yield "speed", value, remark, state
     sizes = before["bytes"], after["bytes"]
     arrow = " → ".join(bytes_text(size) for size in sizes)
     yield "size", percent_text(*sizes), arrow, _less(*sizes)
@@ -329,9 +345,12 @@ def _add_search(page: ReportView) -> None:
                 Column("size", True),
                 lambda each: cell(each.get("bytes"), lambda size: bytes_text(int(size))),
             ),
-            (Column("measured"), lambda each: Cell("yes" if each.get("measured", True) else "sum")),
+            (
+                Column("speed is"),
+                lambda each: Cell("timed" if each.get("measured", True) else "expected"),
+            ),
             (Column("chosen"), lambda each: Cell("chosen" if each.get("chosen") else "")),
-            (Column("why", breaks=True), lambda each: Cell(each.get("reason", ""))),
+            (Column("why", wide=True), lambda each: Cell(each.get("reason", ""))),
         ],
         tall=len(tried) > 20,
     )
@@ -356,7 +375,7 @@ def _add_search(page: ReportView) -> None:
             ),
             (Column("time", True), lambda each: cell(each.get("seconds"), seconds_text)),
             (Column("S/N of it alone (dB)", True), noise_cell),
-            (Column("why", breaks=True), lambda each: Cell(each.get("reason", ""))),
+            (Column("why", wide=True), lambda each: Cell(each.get("reason", ""))),
         ],
         tall=len(search["regions"]) > 20,
     )
@@ -402,7 +421,7 @@ def _add_stages(page: ReportView) -> None:
                 Column("zeros (%)", True),
                 lambda each: cell(each.get("zeros"), lambda zeros: f"{100 * zeros:.1f}"),
             ),
-            (Column("why", breaks=True), lambda each: Cell(each.get("reason", ""))),
+            (Column("why", wide=True), lambda each: Cell(each.get("reason", ""))),
         ],
     )
     chart = run_charts.stage_chart(f"{page.prefix}-stages-chart", stages)

@@ -35,12 +35,14 @@ class Column:
         number: Whether it holds numbers, which stand to the right and are sorted by size.
         help: What the header means, where it does not say so itself.
         breaks: Whether long words may be broken, as names of layers must.
+        wide: Whether it holds sentences, which need room.
     """
 
     label: str
     number: bool = False
     help: str = ""
     breaks: bool = False
+    wide: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
