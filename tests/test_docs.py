@@ -14,7 +14,9 @@ import pytest
 from onnxopt.model import from_proto, to_proto
 from onnxopt.pass_contract import Outcome
 from onnxopt.pass_manager import PassManager
+from onnxopt.report.json_file import json_text
 from tests.differential import assert_same, op_types, parse, run
+from tests.report.examples import full_document
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,6 +41,8 @@ def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
         "g (float[n, 4] x) => (float[n, 4] y) { a = Identity(x) b = Relu(a) y = Identity(b) }"
     )
     onnx.save(model, tmp_path / "model.onnx")
+    onnx.save(model, tmp_path / "smaller.onnx")
+    (tmp_path / "run.json").write_text(json_text(full_document()))
     rows = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
     np.savez(tmp_path / "samples.npz", x=rows)
     voice = parse(

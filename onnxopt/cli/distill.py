@@ -12,6 +12,7 @@ import typer
 from onnxopt.cli.arguments import Json, Quiet, named_texts
 from onnxopt.cli.failures import reports_failures
 from onnxopt.cli.progress import progress
+from onnxopt.cli.reports import Report, check_reports, report_document, write_reports
 
 if TYPE_CHECKING:
     from onnxopt.training.distillation import DistillSettings
@@ -175,12 +176,7 @@ def distill(
             rich_help_panel=_LOSS,
         ),
     ] = False,
-    report: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            metavar="FILE.json", help="Write the report to a file, too.", show_default=False
-        ),
-    ] = None,
+    report: Report = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -191,11 +187,10 @@ def distill(
     the extra "train".
     """
     from onnxopt.report.distillation import distillation_lines
-    from onnxopt.report.json_file import check_writable, json_text, write_json
+    from onnxopt.report.json_file import json_text
     from onnxopt.report.layout import console
 
-    if report is not None:
-        check_writable(report, teacher, student, output)
+    check_reports(report, teacher, student, output)
     from onnxopt.training.distillation import DistillSettings
     from onnxopt.training.distillation import distill as run
     from onnxopt.training.distiller import InterruptedTrainingError
@@ -243,10 +238,10 @@ def distill(
     except InterruptedTrainingError as interruption:
         print(f"onnxopt: {interruption}", file=sys.stderr)
         raise typer.Exit(_INTERRUPTED) from None
-    if report is not None:
-        write_json(report, result.to_dict())
+    document = report_document("distill", result.to_dict())
+    write_reports(report, document)
     if as_json:
-        print(json_text(result.to_dict()))
+        print(json_text(document))
     elif not quiet:
         out = console()
         for line in distillation_lines(result):

@@ -38,8 +38,11 @@ def command(paths: dict[str, pathlib.Path], out: pathlib.Path) -> list[object]:
 
 def test_distill(paths: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> None:
     out, report = tmp_path / "out.onnx", tmp_path / "report.json"
-    result = run(*command(paths, out), *FAST, "--report", report)
+    page = tmp_path / "report.html"
+    result = run(*command(paths, out), *FAST, "--report", report, "--report", page)
     assert result.exit_code == 0, result.output
+    for words in ("Taught by teacher", "decides as the teacher (logits)", "held-out loss"):
+        assert words in page.read_text()
     assert "decides as the teacher ('logits')" in result.stdout
     assert "logits   logits" in result.stdout
     facts = json.loads(report.read_text())

@@ -15,7 +15,7 @@ from onnxopt.runtime.statistics import Latency, Ratio
 __all__ = ["Comparison", "compare"]
 
 _Facts = Mapping[str, Any]
-_RUNS = ("optimize", "compress", "distill")
+_RUNS = ("optimize", "compress")
 
 
 @dataclasses.dataclass(frozen=True)

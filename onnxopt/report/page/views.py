@@ -105,12 +105,12 @@ def short_name(path: str) -> str:
 
 
 def _makers() -> dict[str, Callable[[_Facts, str, int], ReportView]]:
-    from onnxopt.report.page import bench_view, check_view, inspect_view, run_view
+    from onnxopt.report.page import bench_view, check_view, distill_view, inspect_view, run_view
 
     return {
         "optimize": run_view.run_view,
         "compress": run_view.run_view,
-        "distill": run_view.run_view,
+        "distill": distill_view.distill_view,
         "check": check_view.check_view,
         "bench": bench_view.bench_view,
         "inspect": inspect_view.inspect_view,
