@@ -48,6 +48,8 @@ _LOCATIONS = {
     "fuse-layer-norm": "fuse_layer_norm:FuseLayerNorm",
     "fuse-softmax": "fuse_softmax:FuseSoftmax",
     "smooth-activations": "smooth_activations:SmoothActivations",
+    "palettize": "palettize:Palettize",
+    "clip-weights": "clip_weights:ClipWeights",
     "sparsify": "sparsify:Sparsify",
     "quantize": "quantize:Quantize",
     "decode-weights": "decode_weights:DecodeWeights",

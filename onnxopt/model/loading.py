@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -158,19 +160,58 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     name, dims = sparse.values.name, tuple(sparse.dims)
     if is_external(sparse.values) or is_external(sparse.indices):
         raise ModelError(f"sparse initializer '{name}' keeps its data in another file")
-    values = onnx.numpy_helper.to_array(sparse.values)
-    indices = onnx.numpy_helper.to_array(sparse.indices)
-    dense = np.zeros(dims, dtype=values.dtype)
     try:
-        if indices.ndim == 2:
-            dense[tuple(indices.T)] = values
-        else:
-            dense.reshape(-1)[indices] = values
-    except (IndexError, ValueError) as error:
-        raise ModelError(f"sparse initializer '{name}' has indices outside {dims}") from error
-    return onnx.TensorProto(
-        name=name, data_type=sparse.values.data_type, dims=dims, raw_data=dense.tobytes()
-    )
+        values = onnx.numpy_helper.to_array(sparse.values)
+        indices = onnx.numpy_helper.to_array(sparse.indices)
+    except Exception as error:  # numpy and protobuf raise what they like
+        raise ModelError(f"sparse initializer '{name}' cannot be read: {error}") from error
+    where = _positions(name, dims, values, indices)
+    if values.dtype.kind in "OSU":
+        raise ModelError(f"sparse initializer '{name}' holds text, which has no zero")
+    dense = np.zeros(math.prod(dims), dtype=values.dtype)
+    dense[where] = values
+    return onnx.numpy_helper.from_array(dense.reshape(dims), name)
+
+
+def _positions(
+    name: str,
+    dims: tuple[int, ...],
+    values: np.ndarray[Any, Any],
+    indices: np.ndarray[Any, Any],
+) -> np.ndarray[Any, Any]:
+    """Where the values of a sparse tensor stand in it, read row by row; all is checked.
+
+    Raises:
+        ModelError: When the parts do not fit one another, an index is outside, or indices are not
+            in ascending order without doubles, as ONNX demands.
+    """
+    if any(size < 0 for size in dims):
+        raise ModelError(f"sparse initializer '{name}' has a negative size in {list(dims)}")
+    if values.ndim != 1:
+        raise ModelError(f"sparse initializer '{name}' has values that are not a vector")
+    if indices.dtype.kind not in "iu":
+        raise ModelError(f"sparse initializer '{name}' has indices that are not integers")
+    shapes = {(values.size,), (values.size, len(dims))}
+    if indices.shape not in shapes:
+        raise ModelError(
+            f"sparse initializer '{name}' has {values.size} values, but indices of shape "
+            f"{list(indices.shape)}"
+        )
+    if not values.size:
+        return np.zeros(0, np.int64)
+    limits = np.array(dims if indices.ndim == 2 else [math.prod(dims)], np.int64)
+    places = indices.astype(np.int64).reshape(values.size, -1)
+    if np.any((places < 0) | (places >= limits)):
+        raise ModelError(f"sparse initializer '{name}' has indices outside {list(dims)}")
+    where = places[:, 0] if indices.ndim == 1 else places @ _strides(dims)
+    if np.any(np.diff(where) <= 0):
+        raise ModelError(f"sparse initializer '{name}' has indices that are not in ascending order")
+    return where
+
+
+def _strides(dims: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """By how many elements a step along each axis moves, row by row."""
+    return np.array([math.prod(dims[axis + 1 :]) for axis in range(len(dims))], np.int64)
 
 
 def _check_external_data(tensors: Sequence[onnx.TensorProto], folder: pathlib.Path) -> None:

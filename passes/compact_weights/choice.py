@@ -32,6 +32,10 @@ _CONSTANT_OPSET = 9
 _MOST_ELEMENTS = 2**31 - 2**10
 #: By so much one code may be longer than another and the file shorter, since its nodes are fewer.
 _NODES_BITS = 1 << 13
+#: By so much gaps may be longer than a bitmask and still be tried.
+_NOT_MUCH = 1.1
+#: With more numbers than this share, gaps are not lighter than a bitmask.
+_FEW = 0.6
 #: How many elements are looked at for the most frequent one, where there are many different ones.
 _SAMPLE = 4096
 
@@ -127,8 +131,11 @@ def _positions(sparse: Sparse, codes: Collection[Code], number_bits: int) -> Ite
     if count == 0:
         return
     if "gaps" in codes:
+        # Lighter to load than a bit for each element, so tried where they are not much longer.
+        mask_bits = size + count * number_bits
         for width in best_widths(sparse, number_bits):
-            if width * count < size + _NODES_BITS:
+            allowed = mask_bits * (_NOT_MUCH if count < size * _FEW else 1.0)
+            if count * (width + number_bits) < allowed + _NODES_BITS:
                 yield gaps(sparse, width)
     if "elias-fano" in codes and count < size // 2 + _NODES_BITS:
         yield elias_fano(sparse, best_low_bits(sparse))
