@@ -44,7 +44,7 @@ _ENTROPY_THRESHOLDS = 96
 #: What the grid does not know of would count as infinitely unlikely; others smooth with the same.
 _LEAST_PROBABILITY = 1e-4
 #: Where an end falls on a number that is there very often, cutting off all beyond looks harmless.
-_MOST_CLIPPED = 0.02
+_MOST_CLIPPED = 0.001
 #: Ends are drawn in by this factor, again and again, while it helps the consumers.
 _CONSUMER_SHRINK = 0.88
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import pickle
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +26,7 @@ from onnxopt.calibration import (
     Rows,
 )
 from onnxopt.calibration.activation import Activation, UnobservableError
+from onnxopt.calibration.watch import TensorWatch
 from onnxopt.numerics.exact_sum import ExactSum
 from onnxopt.numerics.layer_inputs import ProductInput
 
@@ -146,3 +150,12 @@ def test_small_floats_are_seen_as_float32() -> None:
     assert activation.extremes == (-2.0, 1.5)
     with pytest.raises(UnobservableError, match="no floating-point"):
         Activation(np.array([1, 2]))
+
+
+def test_what_travels_to_the_child_does_not_load_onnx() -> None:
+    code = (
+        "import pickle, sys; pickle.loads(sys.stdin.buffer.read()); "
+        "sys.exit('onnx_ir' in sys.modules or 'onnx' in sys.modules)"
+    )
+    watches = pickle.dumps(TensorWatch([*_SPECS, Gram(ProductInput())], False))
+    subprocess.run([sys.executable, "-c", code], input=watches, check=True)

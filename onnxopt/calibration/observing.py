@@ -9,13 +9,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from onnxopt.calibration.activation import Activation, UnobservableError
 from onnxopt.calibration.fingerprint import feed_digest, fingerprints
 from onnxopt.calibration.observations import Observations
-from onnxopt.calibration.observer import Observer, ObserverSpec
+from onnxopt.calibration.observer import ObserverSpec
+from onnxopt.calibration.watch import TensorWatch
 from onnxopt.errors import CalibrationError, RuntimeCrashError, RuntimeRefusalError
 from onnxopt.model import load, stage
 from onnxopt.runtime.worker import Worker, shared_worker
@@ -88,42 +87,6 @@ def observe(
     with _observable(model, missing) as path:
         _run(path, samples, watches, worker or shared_worker(), threads, result, on_step)
     return result
-
-
-class TensorWatch:
-    """The observers of one tensor, as they travel to the child process and back.
-
-    Args:
-        specs: What to observe.
-        skip_unobservable: Stop to look, instead of objecting, when the tensor is not observable.
-
-    Attributes:
-        observers: By spec.
-        given_up: Why they stopped to look, if they did.
-    """
-
-    def __init__(self, specs: Sequence[ObserverSpec[Any]], skip_unobservable: bool) -> None:
-        ordered = sorted(specs, key=lambda spec: spec.turn)
-        self.observers: dict[ObserverSpec[Any], Observer] = {s: s.start() for s in ordered}
-        self.given_up = ""
-        self._skip_unobservable = skip_unobservable
-
-    def see(self, value: Any) -> str | None:
-        """Show the tensor of a sample to all observers; an empty one has nothing to show."""
-        if self.given_up or (isinstance(value, np.ndarray) and value.size == 0):
-            return None
-        try:
-            if not isinstance(value, np.ndarray):
-                raise UnobservableError("is no tensor")
-            activation = Activation(value)
-            for observer in self.observers.values():
-                observer.update(activation)
-        except UnobservableError as error:
-            if not self._skip_unobservable:
-                return str(error)
-            self.given_up = str(error)
-            self.observers = {}
-        return None
 
 
 def _run(
