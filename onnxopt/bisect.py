@@ -17,10 +17,16 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxopt.data import FeedRequest, FeedSource
-from onnxopt.errors import ModelError, PassFailure, RuntimeCrashError, RuntimeRefusalError
+from onnxopt.errors import (
+    ModelError,
+    OptionError,
+    PassFailure,
+    RuntimeCrashError,
+    RuntimeRefusalError,
+)
 from onnxopt.instruments.verify import KeepInterface, Objection, PassRejectedError, Referee
 from onnxopt.model import Interface, load, restore_interface, save
-from onnxopt.pass_contract import Instrument, Outcome, Pass, PassReport
+from onnxopt.pass_contract import Instrument, Kind, Outcome, Pass, PassReport
 from onnxopt.pass_manager import PassManager, parse_pipeline
 from onnxopt.runtime.compare import Tolerance
 from onnxopt.runtime.worker import Worker, shared_worker
@@ -109,6 +115,12 @@ def bisect(
         OnnxoptError: When the original cannot be read or run, or an option is wrong.
     """
     path = pathlib.Path(model)
+    for pass_ in parse_pipeline(pipeline):
+        if pass_.kind is Kind.LOSSY:
+            raise OptionError(
+                f"pass '{pass_.name}' changes the numbers on purpose, so there is no fault to look "
+                f"for; use 'optimize', which judges it by the accuracy budget"
+            )
     search = _Search(path, pipeline, tolerance or Tolerance(), threads, on_step)
     search.run_original(FeedSource(load(path), data, request))
     runs = search.count_runs()

@@ -288,13 +288,16 @@ class _Run:
             folder = self.target.with_name(self.target.name + ".failure")
         if folder is None:
             return str(error)
+        again = parse_pipeline(format_pipeline(passes))
         command = write_reproducer(
             pathlib.Path(folder),
             lambda: load(self.source),
-            parse_pipeline(format_pipeline(passes)),
+            again,
+            lambda instruments: PassManager(again, instruments, workbench=self._bench(again)),
             runs,
             error.pass_name,
             str(error),
+            self.settings.data,
         )
         return f"{error}\n{command}"
 

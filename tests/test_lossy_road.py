@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import onnxopt
 import onnxopt.pass_manager
 from onnxopt.accuracy import Budget
+from onnxopt.bisect import bisect
 from onnxopt.errors import EvaluationError, OptionError
 from onnxopt.evaluation import load_evaluation
 from onnxopt.pass_contract import Kind, Outcome, Pass
@@ -74,11 +75,23 @@ class Learns(Louder):
     needs_data = True
 
 
+class LearnsAndFails(Learns):
+    """Needs samples, and fails with them."""
+
+    name = "learns-and-fails"
+
+    def run(self, model: ir.Model) -> Outcome:
+        raise IndexError("no such bin")
+
+
+_OURS = (Louder, MuchLouder, LouderButExact, Learns, LearnsAndFails)
+
+
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     table: Mapping[str, Any] = {
         **{name: available_passes()[name] for name in available_passes()},
-        **{each.name: each for each in (Louder, MuchLouder, LouderButExact, Learns)},
+        **{each.name: each for each in _OURS},
     }
     Louder.benches.clear()
     monkeypatch.setattr(onnxopt.pass_manager, "available_passes", lambda: table)
@@ -183,6 +196,23 @@ def test_a_pass_that_learns_asks_for_data(source: pathlib.Path) -> None:
     with pytest.raises(OptionError, match=r"'learns' learns from samples.*--data"):
         onnxopt.optimize(source, source.with_name("out.onnx"), passes="learns")
     assert not source.with_name("out.onnx").exists()
+
+
+def test_the_failure_of_a_pass_that_learns_can_be_seen_again(
+    source: pathlib.Path, data: pathlib.Path
+) -> None:
+    target = source.with_name("out.onnx")
+    report = onnxopt.optimize(source, target, passes="learns-and-fails", data=data)
+    (undone,) = report.undone
+    assert "no such bin" in undone.reason
+    assert "--passes learns-and-fails" in undone.reproducer
+    assert f"--data {data}" in undone.reproducer
+    assert target.with_name("out.onnx.failure").joinpath("model.onnx").exists()
+
+
+def test_bisecting_is_for_passes_that_change_no_numbers(source: pathlib.Path) -> None:
+    with pytest.raises(OptionError, match="accuracy budget"):
+        bisect(source, "eliminate-identities,louder")
 
 
 def test_few_samples_are_used_twice() -> None:

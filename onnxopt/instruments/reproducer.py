@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
@@ -50,9 +52,11 @@ def write_reproducer(
     folder: pathlib.Path,
     load: Callable[[], ir.Model],
     passes: list[Pass],
+    manager: Callable[[Sequence[Instrument]], PassManager],
     runs: int,
     failing: str,
     message: str,
+    data: str | os.PathLike[str] | None = None,
 ) -> str:
     """Write ``model.onnx``, ``pipeline.txt`` and ``failure.json`` to a folder.
 
@@ -62,22 +66,24 @@ def write_reproducer(
         folder: Made if it is missing; files of an earlier failure are replaced.
         load: Gives the original model, afresh.
         passes: The pipeline that failed.
+        manager: What is to run them again, given who looks on.
         runs: How many passes came to their end before the failure.
         failing: Name of the pass that failed.
         message: What it said.
+        data: The samples that were given.
 
     Returns:
         The command that shows the failure again.
     """
     model = load()
     with contextlib.suppress(_ReachedError):
-        PassManager(passes, [_StopBefore(runs)]).run(model)
+        manager([_StopBefore(runs)]).run(model)
     folder.mkdir(parents=True, exist_ok=True)
     save(model, folder / "model.onnx")
     pipeline = next((pass_.text for pass_ in passes if pass_.name == failing), failing)
-    command = (
-        f"onnxopt optimize {folder / 'model.onnx'} {folder / 'out.onnx'} --passes '{pipeline}'"
-    )
+    paths = [str(folder / "model.onnx"), str(folder / "out.onnx")]
+    samples = [] if data is None else ["--data", os.fspath(data)]
+    command = shlex.join(["onnxopt", "optimize", *paths, "--passes", pipeline, *samples])
     packages = ("onnxopt", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
     facts = {
         "pass": failing,

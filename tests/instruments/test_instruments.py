@@ -359,8 +359,16 @@ def test_reproducer_holds_the_model_before_the_failure(tmp_path: pathlib.Path) -
     )
     passes = parse_pipeline("eliminate-identities,eliminate-no-ops")
     command = write_reproducer(
-        tmp_path / "failure", lambda: load(path), passes, 1, "eliminate-no-ops", "it broke"
+        tmp_path / "failure",
+        lambda: load(path),
+        passes,
+        lambda instruments: PassManager(passes, instruments),
+        1,
+        "eliminate-no-ops",
+        "it broke",
+        tmp_path / "samples.npz",
     )
     assert op_types(load(tmp_path / "failure" / "model.onnx")) == ["Relu"]
     assert "eliminate-no-ops" in command
+    assert command.endswith(f"--data {tmp_path / 'samples.npz'}")
     assert str(tmp_path / "failure" / "model.onnx") in command
