@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnxopt.errors import OnnxoptError, OptionError, PassFailure
+from onnxopt.errors import (
+    CalibrationError,
+    EvaluationError,
+    FeedError,
+    OnnxoptError,
+    OptionError,
+    PassFailure,
+)
 from onnxopt.pass_contract import Instrument, Kind, Outcome, Pass, PassReport
 
 if TYPE_CHECKING:
@@ -34,6 +41,10 @@ __all__ = [
     "parse_pipeline",
     "split_storage",
 ]
+
+
+#: What a pass says of the user's samples or measure, which leaving the pass out would not mend.
+_ABOUT_INPUT = CalibrationError | EvaluationError | FeedError
 
 
 class _ForeignPass(Pass):
@@ -129,7 +140,7 @@ class PassManager:
         except Exception as error:
             for instrument in self.instruments:
                 instrument.pass_failed(pass_, model, error)
-            if isinstance(error, PassFailure):
+            if isinstance(error, PassFailure | _ABOUT_INPUT):
                 raise
             raise PassFailure(pass_.name, _first_line(error)) from error
         assert isinstance(result, Outcome)

@@ -9,7 +9,7 @@ import pytest
 
 import onnxopt
 from onnxopt.accuracy import Budget
-from onnxopt.errors import OptionError
+from onnxopt.errors import CalibrationError, EvaluationError, OptionError
 from onnxopt.pass_manager import parse_pipeline
 from onnxopt.report.run import RunReport
 from onnxopt.settings import Settings
@@ -113,3 +113,38 @@ def test_options_are_read_from_text() -> None:
 def test_an_unknown_target_is_refused(source: pathlib.Path) -> None:
     with pytest.raises(OptionError, match="avx2"):
         _optimize(source, source.with_name("out.onnx"), settings=Settings(target="pentium"))
+
+
+def test_samples_that_are_no_numbers_stop_the_run(source: pathlib.Path) -> None:
+    numbers = RNG.standard_normal((12, 3, 16, 16)).astype(np.float32)
+    numbers[5, 1, 2, 3] = np.nan
+    np.savez(source.with_name("data.npz"), x=numbers)
+    target = source.with_name("out.onnx")
+    with pytest.raises(
+        CalibrationError, match=r"tensor '\w+' is not a number \(NaN\), in sample 5"
+    ):
+        _optimize(source, target)
+    assert not target.exists()
+
+
+def test_an_evaluation_that_raises_stops_the_run(source: pathlib.Path) -> None:
+    def evaluate(path: str) -> float:
+        raise EvaluationError(f"no labels beside {pathlib.Path(path).name}")
+
+    target = source.with_name("out.onnx")
+    with pytest.raises(EvaluationError, match="no labels beside"):
+        _optimize(source, target, budget=Budget(evaluate=evaluate))
+    assert not target.exists()
+
+
+def test_a_model_without_products_comes_back_as_it_was(source: pathlib.Path) -> None:
+    onnx.save(parse("g (float[N, 3, 16, 16] x) => (float[N, 3, 16, 16] y) { y = Exp(x) }"), source)
+    target = source.with_name("out.onnx")
+    assert not _optimize(source, target).changed
+    assert source.read_bytes() == target.read_bytes()
+
+
+def test_constant_tensors_can_be_quantized(source: pathlib.Path) -> None:
+    np.savez(source.with_name("data.npz"), x=np.zeros((12, 3, 16, 16), np.float32))
+    report = _optimize(source, source.with_name("out.onnx"))
+    assert report.undone == []
