@@ -20,8 +20,6 @@ class Mode(enum.StrEnum):
     STATIC_INPUT = "static-input"
     #: 8 bits in, float out, with the range of each run's own input.
     DYNAMIC = "dynamic"
-    #: Weights are stored in 8 bits and made float when the model is loaded.
-    STORED = "stored"
 
 
 @dataclasses.dataclass(frozen=True)
