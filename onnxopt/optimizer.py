@@ -23,7 +23,7 @@ from onnxopt.instruments.reproducer import CountRuns, write_reproducer
 from onnxopt.instruments.verify import KeepInterface, Objection, PassRejectedError, VerifyEach
 from onnxopt.model import Interface, from_proto, load, restore_interface, save
 from onnxopt.original import Original
-from onnxopt.pass_contract import Instrument, Kind, Pass
+from onnxopt.pass_contract import Instrument, Kind, Pass, PassReport
 from onnxopt.pass_manager import PassManager, format_pipeline, parse_pipeline, split_storage
 from onnxopt.report.run import ModelFacts, RunReport, Undone
 from onnxopt.runtime.probe import environment
@@ -115,6 +115,8 @@ class _Run:
             _check_target(source, self.target, settings.in_place)
         self.passes = _passes(settings)
         self._workbench: Workbench | None = None
+        #: Passes that need not run again, and what they told when they did.
+        self._idle: dict[str, list[PassReport]] = {}
 
     def run(self) -> RunReport:
         """Load, optimize, save, report."""
@@ -157,7 +159,35 @@ class _Run:
         )
         if exact:
             self._good_candidate_of(exact).discard()
-        return self._good_candidate_of(len(self.passes))
+        candidate = self._good_candidate_of(len(self.passes))
+        if not self._leave_out_what_was_in_vain(candidate):
+            return candidate
+        candidate.discard()
+        candidate = self._good_candidate_of(len(self.passes))
+        for reports in self._idle.values():
+            candidate.reports.extend(reports)
+        return candidate
+
+    def _leave_out_what_was_in_vain(self, candidate: Candidate) -> bool:
+        """Leave out passes that prepared for another which then changed nothing, or was undone.
+
+        That other need not look once more for what it did not find; what it told of its refusals
+        is kept.
+        """
+        effective = {each.name for each in candidate.reports if each.outcome.changed_model}
+        found = [
+            pass_
+            for pass_ in self.passes
+            if pass_.name in effective
+            and pass_.prepares_for
+            and pass_.prepares_for not in effective
+        ]
+        for pass_ in found:
+            other = pass_.prepares_for
+            reason = f"it prepares for '{other}', which changed nothing"
+            self.undone[pass_.name] = Undone(pass_.name, reason)
+            self._idle[other] = [each for each in candidate.reports if each.name == other]
+        return bool(found)
 
     def _good_candidate_of(self, count: int) -> Candidate:
         """Run the first passes; while the result is no good, leave out the pass at fault."""
@@ -262,7 +292,8 @@ class _Run:
         """
         passes, storage = split_storage(self.passes)
         chosen = [*passes[:count], *storage]
-        kept = [pass_ for pass_ in chosen if pass_.name not in self.undone]
+        left_out = self.undone.keys() | self._idle.keys()
+        kept = [pass_ for pass_ in chosen if pass_.name not in left_out]
         return parse_pipeline(format_pipeline(kept))
 
     def _make_thrifty(self, name: str) -> bool:

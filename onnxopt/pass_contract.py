@@ -94,6 +94,8 @@ class Pass(ir.passes.InPlacePass):
         needs_data: Whether it cannot work without samples of the user's.
         raises_opset: Whether it may raise opset versions and import domains, where what it puts in
             needs that.
+        prepares_for: Name of the pass that makes use of what this one does; without a change by
+            that pass, this one is left out. Empty for most.
         settles: Whether one run leaves the pass nothing to do until something else changes the
             model. If not, it runs again in the next round.
         max_rewrites: Stop after so many rewrites; how `bisect` finds the one that breaks a model.
@@ -105,6 +107,7 @@ class Pass(ir.passes.InPlacePass):
     kind: ClassVar[Kind] = Kind.EXACT
     settles: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
+    prepares_for: ClassVar[str] = ""
     raises_opset: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
 

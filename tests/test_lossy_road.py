@@ -84,7 +84,19 @@ class LearnsAndFails(Learns):
         raise IndexError("no such bin")
 
 
-_OURS = (Louder, MuchLouder, LouderButExact, Learns, LearnsAndFails)
+class Prepares(Pass):
+    """Does what only another pass makes use of."""
+
+    name = "prepares"
+    prepares_for = "much-louder"
+
+    def run(self, model: ir.Model) -> Outcome:
+        value = model.graph.node(0).outputs[0]
+        changed, value.name = value.name != "b", "b"
+        return Outcome(model, changed)
+
+
+_OURS = (Louder, MuchLouder, LouderButExact, Learns, LearnsAndFails, Prepares)
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +168,25 @@ def test_a_wrong_exact_pass_cannot_hide_in_the_budget(
     )
     assert [each.name for each in report.undone] == ["louder-but-exact"]
     assert _weights(target)[0] == np.float32(1.01)
+
+
+@pytest.mark.parametrize("min_sqnr", [20.0, 3.0])
+def test_a_preparation_goes_with_what_it_prepared_for(
+    source: pathlib.Path, data: pathlib.Path, min_sqnr: float
+) -> None:
+    target = source.with_name("out.onnx")
+    report = onnxopt.optimize(
+        source,
+        target,
+        passes="prepares,much-louder",
+        data=data,
+        budget=Budget(min_sqnr=min_sqnr),
+        guard_speed=False,
+    )
+    kept = min_sqnr < 6
+    assert onnx.load(target).graph.node[0].output == ["b" if kept else "a"]
+    assert [each.name for each in report.undone] == ([] if kept else ["much-louder", "prepares"])
+    assert report.changed is kept
 
 
 def test_samples_are_parted(source: pathlib.Path, data: pathlib.Path) -> None:

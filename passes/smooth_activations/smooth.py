@@ -71,6 +71,7 @@ class SmoothActivations(Pass):
     """
 
     name: ClassVar[str] = "smooth-activations"
+    prepares_for: ClassVar[str] = "quantize"
     kind: ClassVar[Kind] = Kind.LOSSY
     needs_data: ClassVar[bool] = True
     Options: ClassVar[type] = _Options
