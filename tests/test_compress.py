@@ -11,6 +11,9 @@ import pytest
 from onnxopt.accuracy import Budget
 from onnxopt.compress import CompressReport, CompressSettings, Target, compress
 from onnxopt.errors import FeedError, ModelError, OptionError
+from onnxopt.report.document import document
+from onnxopt.report.json_file import json_text
+from onnxopt.report.page.views import view
 from onnxopt.training.distillation import DistillSettings
 from onnxopt.training.settings import TrainingSettings
 from tests.differential import run as run_model
@@ -59,8 +62,14 @@ def test_the_road(paths: dict[str, pathlib.Path]) -> None:
     ]
     assert (answers[0] == answers[1]).mean() > 0.6
     assert [value.name for value in result.graph.output] == ["logits"]
-    document = json.loads(json.dumps(report.to_dict()))
-    assert [stage["name"] for stage in document["stages"]] == [each.name for each in report.stages]
+    found = json.loads(json_text(document("compress", report.to_dict())))
+    assert [stage["name"] for stage in found["stages"]] == [each.name for each in report.stages]
+    page = view(found)
+    assert list(page.sections) == ["road", "training", "again"]
+    assert page.lead[2].startswith("Target: ")
+    assert [row[0].text for row in page.parts["road"]["table"].rows] == [
+        each.name for each in report.stages
+    ]
 
 
 def test_what_nothing_may_cost_gives_the_input(paths: dict[str, pathlib.Path]) -> None:

@@ -23,6 +23,7 @@ from onnxopt.cli.arguments import (
 )
 from onnxopt.cli.failures import reports_failures
 from onnxopt.cli.progress import progress
+from onnxopt.cli.reports import Report, check_reports, report_document, write_reports
 
 if TYPE_CHECKING:
     from onnxopt.compress import CompressSettings
@@ -89,12 +90,7 @@ def compress(
     max_drop: MaxDrop = None,
     threads: Threads = None,
     seconds: Seconds = None,
-    report: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            metavar="FILE.json", help="Write the report to a file, too.", show_default=False
-        ),
-    ] = None,
+    report: Report = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -104,11 +100,10 @@ def compress(
     accuracy budget, and the original itself if nothing does. Needs the extra "train".
     """
     from onnxopt.report.compression import compression_lines
-    from onnxopt.report.json_file import check_writable, json_text, write_json
+    from onnxopt.report.json_file import json_text
     from onnxopt.report.layout import console
 
-    if report is not None:
-        check_writable(report, model, output)
+    check_reports(report, model, output)
     from onnxopt.compress import compress as run
     from onnxopt.training.distiller import InterruptedTrainingError
 
@@ -131,10 +126,10 @@ def compress(
     except InterruptedTrainingError:
         print("onnxopt: error: interrupted; nothing was written", file=sys.stderr)
         raise typer.Exit(_INTERRUPTED) from None
-    if report is not None:
-        write_json(report, result.to_dict())
+    document = report_document("compress", result.to_dict())
+    write_reports(report, document)
     if as_json:
-        print(json_text(result.to_dict()))
+        print(json_text(document))
     elif not quiet:
         out = console()
         for line in compression_lines(result):

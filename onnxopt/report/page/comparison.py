@@ -15,7 +15,7 @@ from onnxopt.runtime.statistics import Latency, Ratio
 __all__ = ["Comparison", "compare"]
 
 _Facts = Mapping[str, Any]
-_RUNS = ("optimize", "compress")
+_RUNS = ("optimize",)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxopt.report.formats import bytes_text, percent_text, seconds_text
@@ -12,7 +12,7 @@ from onnxopt.report.page.run_view import decibels
 from onnxopt.report.page.tables import Cell, Column, Table
 from onnxopt.report.page.views import ReportView, short_name
 
-__all__ = ["distill_view"]
+__all__ = ["distill_view", "history_curves"]
 
 _Facts = Mapping[str, Any]
 
@@ -48,7 +48,7 @@ def distill_view(document: _Facts, prefix: str, room: int) -> ReportView:
         masked=document["masked"],
         notes=document["notes"],
     )
-    curves = curve_charts(prefix, list(_curves(training["history"])))
+    curves = curve_charts(prefix, list(history_curves(training["history"])))
     if curves:
         page.add("training", "How it went", charts=curves)
     page.add("again", "How to see this again", facts=list(_circumstances(document)))
@@ -93,7 +93,7 @@ def _outputs(document: _Facts, prefix: str) -> Table:
     )
 
 
-def _curves(history: list[_Facts]) -> Iterator[_Facts]:
+def history_curves(history: Sequence[_Facts]) -> Iterator[_Facts]:
     """Losses in one picture, each measure of the held-out samples in one of its own."""
 
     def curve(name: str, plot: str, unit: str, y: list[Any]) -> dict[str, Any]:

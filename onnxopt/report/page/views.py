@@ -105,11 +105,18 @@ def short_name(path: str) -> str:
 
 
 def _makers() -> dict[str, Callable[[_Facts, str, int], ReportView]]:
-    from onnxopt.report.page import bench_view, check_view, distill_view, inspect_view, run_view
+    from onnxopt.report.page import (
+        bench_view,
+        check_view,
+        compress_view,
+        distill_view,
+        inspect_view,
+        run_view,
+    )
 
     return {
         "optimize": run_view.run_view,
-        "compress": run_view.run_view,
+        "compress": compress_view.compress_view,
         "distill": distill_view.distill_view,
         "check": check_view.check_view,
         "bench": bench_view.bench_view,
