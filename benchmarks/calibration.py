@@ -65,7 +65,7 @@ _MODEL = "lite0-folded"
 _OPERATORS = ("Conv", "Gemm")
 _COUNTS = {
     "plain": (16, 32, 128, 512),
-    "onnxopt": (16, 32, 128, 512),
+    "onnxopt": (16, 32, 128),
     "onnxopt fused": (16, 32, 128, 512),
     "MinMax": (16, 32, 128),
     "Percentile": (16, 32),  # these hold every tensor of every sample: over 50 MB each

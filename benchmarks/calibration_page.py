@@ -44,7 +44,7 @@ def _cost(results: Results) -> str:
             else:
                 cells.append(f"{row['seconds']:.1f} s, {row['peak_bytes'] / 1e6:.0f} MB")
         lines.append([_NAMES.get(method, f"onnxruntime {method}"), *cells])
-    return _table(lines) + _machine()
+    return _table(lines) + _pace(results) + _machine()
 
 
 def _fidelity(results: Results) -> str:
@@ -67,6 +67,16 @@ def _keys(results: Results, kind: str) -> list[tuple[str, str]]:
 def _table(lines: Sequence[Sequence[str]]) -> str:
     head, *body = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([head, f"|{' --- |' * len(lines[0])}", *body])
+
+
+def _pace(results: Results) -> str:
+    """How much longer a sample takes than plain inference, paired."""
+    said = []
+    for method, name in _NAMES.items():
+        row = results.get(f"pace/{method}")
+        if row is not None:
+            said.append(f"{name} {row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f})")
+    return f"\n\nTime of a sample over that of plain inference, paired: {'; '.join(said)}."
 
 
 def _machine() -> str:
