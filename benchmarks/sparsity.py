@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from onnxopt.passes.sparsify.layers import find_layers
 
 from benchmarks import sparsity_page
@@ -32,7 +33,7 @@ from benchmarks.results import Results
 from benchmarks.zoo import model_path
 from onnxopt.accuracy import Budget, fidelity
 from onnxopt.model import load, save
-from onnxopt.pass_manager import PassManager, parse_pipeline
+from onnxopt.pass_manager import PassManager, make_pass, parse_pipeline
 from onnxopt.runtime.worker import Worker
 from onnxopt.samples import Samples
 from onnxopt.workbench import Workbench
@@ -162,8 +163,8 @@ class _Case:
         }
 
     def _ours(self, options: str, level: str, target: pathlib.Path) -> None:
-        wanted = f"pattern={level}" if ":" in level else f"ratio={level}"
         model = load(self._source)
+        wanted = f"pattern={level}" if ":" in level else f"ratio={_ratio(model, float(level))}"
         pipeline = parse_pipeline(f"sparsify{{{options},{wanted}}}")
         PassManager(pipeline, workbench=self._bench).run(model)
         save(model, target)
@@ -174,6 +175,19 @@ class _Case:
             return [self._worker.run(info.session, feed) for feed in self._judged]
         finally:
             self._worker.close(info.session)
+
+
+def _ratio(model: ir.Model, level: float) -> float:
+    """The ratio of what our pass prunes with which so many of all weights are zero."""
+    options = make_pass("sparsify").options
+    layers, _ = find_layers(model, _WEIGHTS, 0)
+    pruned = [
+        layer.size
+        for layer in layers
+        if layer.size >= options.min_elements and layer.layout.columns >= options.min_inputs
+    ]
+    total: int = sum(layer.size for layer in layers)
+    return level * total / float(sum(pruned))
 
 
 def _zeros(path: pathlib.Path) -> float:
