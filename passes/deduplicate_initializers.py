@@ -22,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.analysis.scopes import Scopes
+from onnxopt.model import let_go_of_pages
 from onnxopt.pass_contract import Outcome, Pass, Refusal
 from onnxopt.rewriting import drop_unused_initializer
 
@@ -113,7 +114,9 @@ def _sample(tensor: ir.TensorProtocol) -> Hashable:
         return data.tobytes()
     length = _SAMPLE_BYTES // _SAMPLE_BLOCKS
     starts = np.linspace(0, data.size - length, _SAMPLE_BLOCKS, dtype=np.int64)
-    return b"".join(data[start : start + length].tobytes() for start in starts)
+    sample = b"".join(data[start : start + length].tobytes() for start in starts)
+    let_go_of_pages(tensor)
+    return sample
 
 
 def _digest(tensor: ir.TensorProtocol) -> Hashable:

@@ -12,6 +12,7 @@ from onnxopt.analysis.attributes import int_attribute
 from onnxopt.analysis.values import constant_array
 from onnxopt.channels.cells import GATES
 from onnxopt.channels.parameters import is_parameter, parameter_of
+from onnxopt.model import let_go_of_pages
 from onnxopt.op_traits import is_standard
 from onnxopt.rewriting import Refuse
 
@@ -34,6 +35,14 @@ def may_be_pruned(graph: ir.Graph) -> bool:
 
 
 def _is_source(node: ir.Node) -> bool:
+    try:
+        return _says_so(node)
+    finally:
+        for value in node.inputs:
+            let_go_of_pages(None if value is None else value.const_value)
+
+
+def _says_so(node: ir.Node) -> bool:
     if not is_standard(node):
         return False
     if node.op_type in _CHOICES:
