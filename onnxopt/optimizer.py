@@ -23,7 +23,7 @@ from onnxopt.instruments.reproducer import CountRuns, write_reproducer
 from onnxopt.instruments.verify import KeepInterface, Objection, PassRejectedError, VerifyEach
 from onnxopt.model import Interface, from_proto, load, restore_interface, save
 from onnxopt.original import Original
-from onnxopt.pass_contract import Instrument, Kind, Pass, PassReport
+from onnxopt.pass_contract import Instrument, Kind, Pass
 from onnxopt.pass_manager import PassManager, format_pipeline, parse_pipeline, split_storage
 from onnxopt.report.run import ModelFacts, RunReport, Undone
 from onnxopt.runtime.probe import environment
@@ -115,8 +115,6 @@ class _Run:
             _check_target(source, self.target, settings.in_place)
         self.passes = _passes(settings)
         self._workbench: Workbench | None = None
-        #: Passes that need not run again, and what they told when they did.
-        self._idle: dict[str, list[PassReport]] = {}
 
     def run(self) -> RunReport:
         """Load, optimize, save, report."""
@@ -159,21 +157,14 @@ class _Run:
         )
         if exact:
             self._good_candidate_of(exact).discard()
-        candidate = self._good_candidate_of(len(self.passes))
-        if not self._leave_out_what_was_in_vain(candidate):
-            return candidate
-        candidate.discard()
-        candidate = self._good_candidate_of(len(self.passes))
-        for reports in self._idle.values():
-            candidate.reports.extend(reports)
-        return candidate
+        while True:
+            candidate = self._good_candidate_of(len(self.passes))
+            if not self._leave_out_what_was_in_vain(candidate):
+                return candidate
+            candidate.discard()
 
     def _leave_out_what_was_in_vain(self, candidate: Candidate) -> bool:
-        """Leave out passes that prepared for another which then changed nothing, or was undone.
-
-        That other need not look once more for what it did not find; what it told of its refusals
-        is kept.
-        """
+        """Leave out passes that prepared for another which then changed nothing."""
         effective = {each.name for each in candidate.reports if each.outcome.changed_model}
         found = [
             pass_
@@ -183,10 +174,8 @@ class _Run:
             and pass_.prepares_for not in effective
         ]
         for pass_ in found:
-            other = pass_.prepares_for
-            reason = f"it prepares for '{other}', which changed nothing"
+            reason = f"it prepares for '{pass_.prepares_for}', which changed nothing"
             self.undone[pass_.name] = Undone(pass_.name, reason)
-            self._idle[other] = [each for each in candidate.reports if each.name == other]
         return bool(found)
 
     def _good_candidate_of(self, count: int) -> Candidate:
@@ -206,7 +195,13 @@ class _Run:
             self.on_step("looking for the pass at fault")
             guilty = self._guilty_pass(objection, candidate, count)
             if not (objection.kind == "size" and self._make_thrifty(guilty)):
-                self._leave_out(guilty, objection)
+                self._leave_out(self._preparation_for(guilty, candidate) or guilty, objection)
+
+    def _preparation_for(self, guilty: str, candidate: Candidate) -> str | None:
+        """The pass that prepared for the one at fault, and may be what spoiled its result."""
+        effective = {each.name for each in candidate.reports if each.outcome.changed_model}
+        names = (pass_.name for pass_ in self.passes if pass_.prepares_for == guilty)
+        return next((name for name in names if name in effective), None)
 
     def _build(self, passes: list[Pass]) -> Candidate:
         """Run passes on the original and write the result.
@@ -292,8 +287,7 @@ class _Run:
         """
         passes, storage = split_storage(self.passes)
         chosen = [*passes[:count], *storage]
-        left_out = self.undone.keys() | self._idle.keys()
-        kept = [pass_ for pass_ in chosen if pass_.name not in left_out]
+        kept = [pass_ for pass_ in chosen if pass_.name not in self.undone]
         return parse_pipeline(format_pipeline(kept))
 
     def _make_thrifty(self, name: str) -> bool:
