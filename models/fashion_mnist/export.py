@@ -70,16 +70,18 @@ def check(model: nn.Module, path: Path) -> float:
     return difference
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description="Export FashionNet to ONNX.")
+def export_command(model: nn.Module, out: Path) -> None:
+    """Run the command line of an export: weights in, a checked file out.
+
+    Args:
+        model: the network, untrained; it takes what ``--weights`` holds.
+        out: where to write it unless the command line says otherwise.
+    """
+    parser = argparse.ArgumentParser(description=f"Export {type(model).__name__} to ONNX.")
     parser.add_argument("--weights", type=Path, default=Path("weights.pt"))
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "fashion_mnist.onnx", help="ONNX file"
-    )
+    parser.add_argument("--out", type=Path, default=out, help="ONNX file (default: %(default)s)")
     arguments = parser.parse_args()
 
-    model = FashionNet()
     model.load_state_dict(torch.load(arguments.weights, weights_only=True))
     export(model, arguments.out)
     difference = check(model, arguments.out)
@@ -88,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    export_command(FashionNet(), Path(__file__).parent / "fashion_mnist.onnx")

@@ -19,17 +19,17 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.fashion_mnist import dataset
-from models.fashion_mnist.train import augment
+from models.fashion_mnist.train import (
+    BATCH_SIZE,
+    accuracy,
+    augment,
+    one_cycle_sgd,
+)
 from models.fashion_resnet.model import FashionResNet
 
-BATCH_SIZE = 128
-PEAK_LEARNING_RATE = 0.1
-WEIGHT_DECAY = 5e-4
-MOMENTUM = 0.9
 AVERAGE_DECAY = 0.999
 ERASED_SHARE = 0.25
 LARGEST_PATCH = 10
-EVALUATION_BATCH = 1000
 STATISTICS_BATCHES = 100
 
 
@@ -50,18 +50,6 @@ def erase(images: Tensor) -> Tensor:
     return images.masked_fill_(patch, 0.0)
 
 
-@torch.inference_mode()
-def accuracy(model: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images whose highest logit is the label's, in [0, 1]."""
-    model.eval()
-    hits = 0
-    for batch, wanted in zip(
-        images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True
-    ):
-        hits += int((model(batch).argmax(1) == wanted).sum())
-    return hits / len(images)
-
-
 def train(
     images: Tensor, labels: Tensor, *, epochs: int, bfloat16: bool = False
 ) -> torch.nn.Module:
@@ -69,15 +57,7 @@ def train(
     # channels_last changes no result, only the memory layout, and trains faster on CPUs.
     model = FashionResNet().to(memory_format=torch.channels_last)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=PEAK_LEARNING_RATE,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        nesterov=True,
-    )
-    steps = epochs * -(-len(images) // BATCH_SIZE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, steps)
+    optimizer, schedule = one_cycle_sgd(model, len(images), epochs)
     for epoch in range(epochs):
         start, total_loss = time.perf_counter(), 0.0
         model.train()
