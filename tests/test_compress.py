@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import signal
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from onnxopt.report.document import document
 from onnxopt.report.json_file import json_text
 from onnxopt.report.page.views import view
 from onnxopt.training.distillation import DistillSettings
+from onnxopt.training.distiller import InterruptedTrainingError
 from onnxopt.training.settings import TrainingSettings
 from tests.differential import run as run_model
 from tests.training import models
@@ -93,6 +95,16 @@ def test_a_budget_that_is_exceeded_has_the_road_walked_with_less(
     pruned = [stage.name for stage in report.stages if stage.name.startswith("prune")]
     assert pruned == ["prune 50%", "prune 30%", "prune 18%"]
     assert sum("walked again with less" in note for note in report.notes) == 2
+
+
+def test_ctrl_c_while_training_ends_the_road(paths: dict[str, pathlib.Path]) -> None:
+    def stop(step: str) -> None:
+        if step.startswith("distill: distilling: step"):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(InterruptedTrainingError):
+        compress(paths["teacher"], paths["out"], paths["data"], FAST, on_step=stop)
+    assert not paths["out"].exists()
 
 
 def test_bad_input(paths: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> None:

@@ -42,8 +42,8 @@ def reports_failures(exit_code: int = 1) -> Callable[[Callable[P, R]], Callable[
                 sys.stdout.flush()  # a reader that has gone is noticed here, not at exit
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
-            except KeyboardInterrupt:
-                _say("interrupted; nothing was written")
+            except KeyboardInterrupt as interruption:
+                _say(_one_line(str(interruption)) or "interrupted; nothing was written")
                 raise typer.Exit(_INTERRUPTED) from None
             except BrokenPipeError:
                 _drop_stdout()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onnxopt.errors import OnnxoptError, OptionError
+from onnxopt.errors import OptionError
 from onnxopt.training.cache import TeacherOutputs
 from onnxopt.training.checkpoints import load_checkpoint, save_checkpoint
 from onnxopt.training.data import Batch, TrainingData
@@ -46,8 +46,11 @@ _LEAST_JUDGED = 256
 _SMOOTHING_STEPS = 20
 
 
-class InterruptedTrainingError(OnnxoptError):
-    """The user stopped the training; what it had reached is in the checkpoint, if there is one."""
+class InterruptedTrainingError(KeyboardInterrupt):
+    """The user stopped the training; what it had reached is in the checkpoint, if there is one.
+
+    A Ctrl-C like any other: whoever goes on after errors must not go on after this.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
