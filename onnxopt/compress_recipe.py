@@ -24,14 +24,12 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 from onnxopt.compress import CompressSettings
-from onnxopt.errors import OptionError
 from onnxopt.recipe import read_budget
-from onnxopt.training.recipe import settings_from
+from onnxopt.toml_tables import read_toml, settings_from
 
 __all__ = ["CompressRecipe", "read_compress_recipe"]
 
@@ -55,13 +53,7 @@ def read_compress_recipe(path: pathlib.Path) -> CompressRecipe:
     Raises:
         OptionError: When it cannot be read, a key is unknown, or a value is of the wrong kind.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"recipe {path} cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"recipe {path} is not TOML: {error}") from error
+    document = read_toml(path)
     budget = read_budget(document.pop("budget", {}), path)
     settings = settings_from(CompressSettings, document, f"recipe {path}")
-    assert isinstance(settings, CompressSettings)
     return CompressRecipe(settings, budget)

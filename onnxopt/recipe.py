@@ -19,16 +19,15 @@ The keys are the fields of `onnxopt.Settings`; hyphens do for underscores.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import pathlib
-import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from onnxopt.accuracy import Budget
 from onnxopt.errors import OptionError
 from onnxopt.evaluation import load_evaluation
+from onnxopt.toml_tables import known_key, read_toml
 
 __all__ = ["Recipe", "budget_from", "read_budget", "read_recipe"]
 
@@ -83,19 +82,10 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
         OptionError: When it cannot be read, a key is unknown, or a value is of the wrong kind.
     """
     path = pathlib.Path(path)
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"recipe {path} cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"recipe {path} is not TOML: {error}") from error
+    document = read_toml(path)
     found: dict[str, Any] = {}
     for written, value in document.items():
-        key = written.replace("-", "_")
-        if key not in _READERS:
-            close = difflib.get_close_matches(key, _READERS, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(_READERS)}"
-            raise OptionError(f"recipe {path} has an unknown key '{written}'; {hint}")
+        key = known_key(written, _READERS, f"recipe {path}")
         if key in found:
             raise OptionError(f"recipe {path} says '{key}' twice")
         try:

@@ -15,8 +15,8 @@ import onnx
 import pytest
 
 from onnxopt.compress import CompressSettings, Target
+from onnxopt.toml_tables import settings_from
 from onnxopt.training.distillation import DistillSettings
-from onnxopt.training.recipe import settings_from
 from tests.cli.conftest import run
 from tests.training import models
 
@@ -78,6 +78,7 @@ def test_the_recipes_of_the_documentation() -> None:
     text, road = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     found = settings_from(DistillSettings, tomllib.loads(text), "the page")
     assert (found.low_bit, found.penalty) == ("ternary", "group-lasso")
+    assert found.pruning is not None
     assert found.pruning.n_m == (2, 4)
     compression = settings_from(CompressSettings, tomllib.loads(road), "the page")
     assert compression.target == Target("size", 0.4)
@@ -93,6 +94,7 @@ def test_the_recipes_of_the_documentation() -> None:
         ("[pruning]\nkind = 'slow'", "takes one of one-shot, iterative, gradual"),
         ("[pruning]\nsparsity = 2.0", "a sparsity is a share from 0 up to 1"),
         ("hints = ['a']", "takes a table"),
+        ("label-weight = 0.1\nlabel_weight = 0.2", "says 'label_weight' twice"),
         ("a = ", "is not TOML"),
     ],
 )
