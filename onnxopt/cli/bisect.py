@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from onnxopt.cli.arguments import (
-    Data,
-    InputValues,
-    Json,
-    Model,
-    Passes,
-    Reproducer,
-    Shapes,
-    Threads,
-    Tolerances,
-    feed_request,
-    tolerance_from_text,
-)
 from onnxopt.cli.failures import reports_failures
+from onnxopt.cli.option_groups import takes_option_groups
+from onnxopt.cli.option_text import tolerance_from_text
+from onnxopt.cli.options import FeedOptions, Json, Model, Passes, Reproducer, Threads, Tolerances
 from onnxopt.cli.progress import progress
 
 __all__ = ["bisect"]
@@ -27,12 +17,12 @@ _FOUND, _TROUBLE = 1, 2
 
 
 @reports_failures(_TROUBLE)
+@takes_option_groups
 def bisect(
     model: Model,
+    *,
     passes: Passes = None,
-    data: Data = None,
-    input_values: InputValues = None,
-    shapes: Shapes = None,
+    feeds: FeedOptions,
     tolerance: Tolerances = None,
     threads: Threads = None,
     reproducer: Reproducer = None,
@@ -44,7 +34,7 @@ def bisect(
     code is 0 when nothing breaks the model, 1 when something does, 2 when it cannot be searched.
     """
     tolerances = () if tolerance is None else tolerance_from_text(tolerance)
-    request = feed_request(model, input_values, shapes)
+    request = feeds.request(model)
     from onnxopt.bisect import bisect as run
     from onnxopt.report.comparisons import bisect_lines
     from onnxopt.report.json_file import json_text
@@ -55,7 +45,7 @@ def bisect(
         report = run(
             model,
             passes or "exact",
-            data=data,
+            data=feeds.data,
             request=request,
             tolerance=Tolerance(*tolerances),
             threads=threads or 1,

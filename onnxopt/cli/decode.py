@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import pathlib
-from typing import Annotated, Literal
-
-import typer
-
-from onnxopt.cli.arguments import Json, Model, Quiet
 from onnxopt.cli.failures import reports_failures
+from onnxopt.cli.options import ExternalData, Json, Model, Output, Quiet
 
 __all__ = ["decode"]
 
@@ -18,13 +13,8 @@ _PASS = "decode-weights"
 @reports_failures()
 def decode(
     model: Model,
-    output: Annotated[
-        pathlib.Path, typer.Argument(help="Where to write the dense model.", show_default=False)
-    ],
-    external_data: Annotated[
-        Literal["auto", "always", "never"],
-        typer.Option(help="Weights in a file beside the model: as the input has it, or not."),
-    ] = "auto",
+    output: Output,
+    external_data: ExternalData = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -45,7 +35,7 @@ def decode(
     if outcome.refusals:
         first = outcome.refusals[0]
         raise ModelError(f"'{first.node}' cannot be decoded: {first.reason}")
-    save(loaded, output, external_data)
+    save(loaded, output, external_data or "auto")
     count = outcome.rewritten.total()
     sizes = bytes_on_disk(model), bytes_on_disk(output)
     if as_json:

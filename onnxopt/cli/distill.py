@@ -4,64 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnxopt.cli.arguments import Json, Quiet, named_texts
 from onnxopt.cli.failures import reports_failures
+from onnxopt.cli.option_groups import OptionGroup, takes_option_groups
+from onnxopt.cli.option_text import named_texts
+from onnxopt.cli.options import Labels, Output, Recipe, TrainingSamples
 from onnxopt.cli.progress import progress
-from onnxopt.cli.reports import Report, check_reports, report_document, write_reports
+from onnxopt.cli.reports import ReportOptions
 
 if TYPE_CHECKING:
     from onnxopt.training.distillation import DistillSettings
 
 __all__ = ["distill"]
 
-#: Ended by Ctrl-C, as a shell counts it: 128 + SIGINT.
-_INTERRUPTED = 130
 _LOSS = "What is learned"
 _LOOP = "How"
 
 
-@reports_failures()
-def distill(
-    output: Annotated[
-        pathlib.Path, typer.Argument(help="Where to write the result.", show_default=False)
-    ],
-    teacher: Annotated[pathlib.Path, typer.Option(help="The original model.", show_default=False)],
-    student: Annotated[
-        pathlib.Path,
-        typer.Option(
-            help="What became of it by pruning or quantization; it is not changed.",
-            show_default=False,
-        ),
-    ],
-    data: Annotated[
-        pathlib.Path,
-        typer.Option(
-            help="Samples to train on: a folder of .npz files, one feed each, or one .npz of "
-            "stacked samples. One in ten is held out to judge with.",
-            show_default=False,
-        ),
-    ],
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Array of labels in the data, if there are some.",
-            show_default=False,
-        ),
-    ] = None,
-    recipe: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            metavar="FILE.toml",
-            help="Read settings from a file; options given here go before it.",
-            show_default=False,
-        ),
-    ] = None,
+@dataclasses.dataclass(frozen=True)
+class LoopOptions(OptionGroup):
+    """Fields of `onnxopt.training.settings.TrainingSettings`."""
+
     epochs: Annotated[
         float | None,
         typer.Option(
@@ -69,17 +35,17 @@ def distill(
             show_default="10",
             rich_help_panel=_LOOP,
         ),
-    ] = None,
+    ] = None
     steps: Annotated[
         int | None,
         typer.Option(
             min=1, help="Steps, in place of epochs.", show_default=False, rich_help_panel=_LOOP
         ),
-    ] = None,
+    ] = None
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Samples for one step.", show_default="64", rich_help_panel=_LOOP),
-    ] = None,
+    ] = None
     learning_rate: Annotated[
         float | None,
         typer.Option(
@@ -87,7 +53,7 @@ def distill(
             show_default="0.01",
             rich_help_panel=_LOOP,
         ),
-    ] = None,
+    ] = None
     patience: Annotated[
         int | None,
         typer.Option(
@@ -96,23 +62,21 @@ def distill(
             show_default="8",
             rich_help_panel=_LOOP,
         ),
-    ] = None,
+    ] = None
     seed: Annotated[
         int | None,
         typer.Option(help="Fixes all that is random.", show_default="0", rich_help_panel=_LOOP),
-    ] = None,
+    ] = None
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Threads to train with.", show_default="1", rich_help_panel=_LOOP),
-    ] = None,
-    checkpoint: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            help="File for the state of the training; the same command goes on from there.",
-            show_default="OUTPUT.checkpoint",
-            rich_help_panel=_LOOP,
-        ),
-    ] = None,
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions(OptionGroup):
+    """Fields of `onnxopt.training.distillation.DistillSettings`, some of them as text."""
+
     label_weight: Annotated[
         float | None,
         typer.Option(
@@ -122,7 +86,7 @@ def distill(
             show_default="0.5",
             rich_help_panel=_LOSS,
         ),
-    ] = None,
+    ] = None
     label_output: Annotated[
         str | None,
         typer.Option(
@@ -131,11 +95,11 @@ def distill(
             show_default="auto",
             rich_help_panel=_LOSS,
         ),
-    ] = None,
+    ] = None
     temperature: Annotated[
         float | None,
         typer.Option(help="Softens logits.", show_default="2", rich_help_panel=_LOSS),
-    ] = None,
+    ] = None
     losses: Annotated[
         list[str] | None,
         typer.Option(
@@ -145,7 +109,7 @@ def distill(
             show_default="by kind",
             rich_help_panel=_LOSS,
         ),
-    ] = None,
+    ] = None
     kinds: Annotated[
         list[str] | None,
         typer.Option(
@@ -156,7 +120,7 @@ def distill(
             show_default="auto",
             rich_help_panel=_LOSS,
         ),
-    ] = None,
+    ] = None
     hints: Annotated[
         list[str] | None,
         typer.Option(
@@ -167,7 +131,7 @@ def distill(
             show_default=False,
             rich_help_panel=_LOSS,
         ),
-    ] = None,
+    ] = None
     standardize: Annotated[
         bool,
         typer.Option(
@@ -175,10 +139,45 @@ def distill(
             help="Standardize logits before comparing them.",
             rich_help_panel=_LOSS,
         ),
-    ] = False,
-    report: Report = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    ] = False
+
+    def settings(self) -> dict[str, Any]:
+        """The options that were given, as the settings have them."""
+        read = {
+            "losses": named_texts(self.losses, "=", "--loss") or None,
+            "kinds": named_texts(self.kinds, "=", "--kind") or None,
+            "hints": _hints(self.hints),
+        }
+        return self.given() | {name: value for name, value in read.items() if value}
+
+
+@reports_failures()
+@takes_option_groups
+def distill(
+    output: Output,
+    *,
+    teacher: Annotated[pathlib.Path, typer.Option(help="The original model.", show_default=False)],
+    student: Annotated[
+        pathlib.Path,
+        typer.Option(
+            help="What became of it by pruning or quantization; it is not changed.",
+            show_default=False,
+        ),
+    ],
+    data: TrainingSamples,
+    labels: Labels = None,
+    recipe: Recipe = None,
+    loop: LoopOptions,
+    checkpoint: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="File for the state of the training; the same command goes on from there.",
+            show_default="OUTPUT.checkpoint",
+            rich_help_panel=_LOOP,
+        ),
+    ] = None,
+    loss: LossOptions,
+    reports: ReportOptions,
 ) -> None:
     """Train a compressed model on what the original answers, and write it.
 
@@ -187,65 +186,43 @@ def distill(
     the extra "train".
     """
     from onnxopt.report.distillation import distillation_lines
-    from onnxopt.report.json_file import json_text
-    from onnxopt.report.layout import console
 
-    check_reports(report, teacher, student, output)
+    reports.check(teacher, student, output)
     from onnxopt.training.distillation import DistillSettings
     from onnxopt.training.distillation import distill as run
-    from onnxopt.training.distiller import InterruptedTrainingError
     from onnxopt.training.parallel import joined_processes
     from onnxopt.training.recipe import read_distill_recipe
 
     base = DistillSettings() if recipe is None else read_distill_recipe(recipe)
-    training = {
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "patience": patience,
-        "seed": seed,
-        "threads": threads,
-    }
-    given: dict[str, Any] = {
-        "labels": labels,
-        "label_weight": label_weight,
-        "label_output": label_output,
-        "temperature": temperature,
-        "losses": named_texts(losses, "=", "--loss") or None,
-        "kinds": named_texts(kinds, "=", "--kind") or None,
-        "hints": _hints(hints),
-        "standardize": standardize or None,
-        "threads": threads,
-    }
-    settings = _over(base, training, given)
-    try:
-        with joined_processes() as processes:
-            silent = quiet or as_json or not processes.is_first
-            with progress(silent) as on_step:
-                result = run(
-                    teacher,
-                    student,
-                    output,
-                    data,
-                    settings,
-                    checkpoint=checkpoint or output.with_name(output.name + ".checkpoint"),
-                    on_step=on_step,
-                    processes=processes,
-                )
-            if not processes.is_first:
-                return
-    except InterruptedTrainingError as interruption:
-        print(f"onnxopt: {interruption}", file=sys.stderr)
-        raise typer.Exit(_INTERRUPTED) from None
-    document = report_document("distill", result.to_dict())
-    write_reports(report, document)
-    if as_json:
-        print(json_text(document))
-    elif not quiet:
-        out = console()
-        for line in distillation_lines(result):
-            out.print(line)
+    settings = _over(base, labels, loop, loss)
+    with joined_processes() as processes:
+        with progress(reports.is_silent or not processes.is_first) as on_step:
+            result = run(
+                teacher,
+                student,
+                output,
+                data,
+                settings,
+                checkpoint=checkpoint or output.with_name(output.name + ".checkpoint"),
+                on_step=on_step,
+                processes=processes,
+            )
+        if not processes.is_first:
+            return
+    reports.show(reports.write("distill", result.to_dict()), distillation_lines(result))
+
+
+def _over(
+    base: DistillSettings, labels: str | None, loop: LoopOptions, loss: LossOptions
+) -> DistillSettings:
+    """The recipe's settings, and over them what the command line gives."""
+    chosen = loss.settings()
+    if labels is not None:
+        chosen["labels"] = labels
+    if loop.threads is not None:
+        chosen["threads"] = loop.threads  # the teacher's, in ONNX Runtime
+    training = dataclasses.replace(base.training, **loop.given())
+    return dataclasses.replace(base, training=training, **chosen)
 
 
 def _hints(items: list[str] | None) -> dict[str, str] | None:
@@ -253,14 +230,3 @@ def _hints(items: list[str] | None) -> dict[str, str] | None:
     if items is None:
         return None
     return {name: inner or name for name, _, inner in (each.partition("=") for each in items)}
-
-
-def _over(
-    base: DistillSettings, training: dict[str, Any], given: dict[str, Any]
-) -> DistillSettings:
-    """The recipe's settings, and over them what the command line gives."""
-    loop = dataclasses.replace(
-        base.training, **{key: value for key, value in training.items() if value is not None}
-    )
-    chosen = {key: value for key, value in given.items() if value is not None}
-    return dataclasses.replace(base, training=loop, **chosen)

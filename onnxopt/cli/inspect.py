@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxopt.cli.arguments import Json, Model, Shapes, shapes_from_texts
 from onnxopt.cli.failures import reports_failures
-from onnxopt.cli.reports import Report, check_reports, report_document, write_reports
+from onnxopt.cli.option_groups import takes_option_groups
+from onnxopt.cli.option_text import shapes_from_texts
+from onnxopt.cli.options import Model, Shapes
+from onnxopt.cli.reports import ReportOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,12 +32,13 @@ Channels = Annotated[
 
 
 @reports_failures()
+@takes_option_groups
 def inspect(
     model: Model,
+    *,
     shapes: Shapes = None,
     channels: Channels = False,
-    report: Report = None,
-    as_json: Json = False,
+    reports: ReportOptions,
 ) -> None:
     """Show what is in a model: operators and their cost, weights, inputs and outputs.
 
@@ -47,33 +50,24 @@ def inspect(
     from onnxopt.findings import Findings
     from onnxopt.layers import layers
     from onnxopt.model import load
+    from onnxopt.report.channels import channel_lines
     from onnxopt.report.inspection import inspection_lines
-    from onnxopt.report.json_file import json_text
-    from onnxopt.report.layout import console
     from onnxopt.runtime.probe import environment
 
-    check_reports(report, model)
+    reports.check(model)
     loaded = load(model)
     facts = inspect_model(loaded, sizes)
-    found = Findings(layers(loaded)) if report or as_json else Findings()
+    found = Findings(layers(loaded)) if reports.wants_details else Findings()
     groups = _channel_groups(loaded) if channels else None
     contents = {"model": str(model), **facts.to_dict(), **found.to_dict()}
     contents["environment"] = environment(None)
     if groups is not None:
         contents["channels"] = [group.to_dict() for group in groups]
-    document = report_document("inspect", contents)
-    write_reports(report, document)
-    if as_json:
-        print(json_text(document))
-        return
-    out = console()
-    for line in inspection_lines(model.name, facts):
-        out.print(line)
-    if groups is not None:
-        from onnxopt.report.channels import channel_lines
-
-        for line in channel_lines(groups):
-            out.print(line)
+    lines = inspection_lines(model.name, facts)
+    reports.show(
+        reports.write("inspect", contents),
+        [*lines, *(channel_lines(groups) if groups is not None else ())],
+    )
 
 
 def _channel_groups(model: ir.Model) -> list[ChannelGroup]:

@@ -2,47 +2,62 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from onnxopt.cli.arguments import (
-    Data,
-    Effort,
-    Evaluate,
-    Goal,
-    InputValues,
-    Json,
-    MaxDrop,
-    MinAgreement,
-    MinCosine,
-    MinSqnr,
+from onnxopt.cli.failures import reports_failures
+from onnxopt.cli.option_groups import OptionGroup, takes_option_groups
+from onnxopt.cli.option_text import shapes_from_texts, tolerance_from_text, values_from_texts
+from onnxopt.cli.options import (
+    BudgetOptions,
+    ExternalData,
+    FeedOptions,
     Model,
     Passes,
-    Quiet,
+    Recipe,
     Reproducer,
     Seconds,
-    Shapes,
-    Target,
     Threads,
     Tolerances,
-    named_texts,
-    shapes_from_texts,
-    tolerance_from_text,
-    values_from_texts,
 )
-from onnxopt.cli.failures import reports_failures
 from onnxopt.cli.progress import progress
-from onnxopt.cli.reports import Report, check_reports, report_document, write_reports
+from onnxopt.cli.reports import ReportOptions
 
 if TYPE_CHECKING:
     from onnxopt.optimizer import Settings
 
 __all__ = ["optimize"]
 
+_AIM = "What lossy passes aim at"
+
+
+@dataclasses.dataclass(frozen=True)
+class AimOptions(OptionGroup):
+    """What lossy passes aim at."""
+
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Hardware that the model is for.", show_default="auto", rich_help_panel=_AIM
+        ),
+    ] = None
+    goal: Annotated[
+        Literal["latency", "size", "balanced"] | None,
+        typer.Option(help="What to gain.", show_default="latency", rich_help_panel=_AIM),
+    ] = None
+    effort: Annotated[
+        Literal["low", "medium", "high"] | None,
+        typer.Option(
+            help="How much time may go into it.", show_default="medium", rich_help_panel=_AIM
+        ),
+    ] = None
+
 
 @reports_failures()
+@takes_option_groups
 def optimize(
     model: Model,
     output: Annotated[
@@ -52,6 +67,7 @@ def optimize(
             show_default=False,
         ),
     ] = None,
+    *,
     passes: Passes = None,
     skip: Annotated[
         list[str] | None,
@@ -61,14 +77,8 @@ def optimize(
             show_default=False,
         ),
     ] = None,
-    recipe: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            metavar="FILE.toml",
-            help="Read settings from a file; options given here go before it.",
-            show_default=False,
-        ),
-    ] = None,
+    recipe: Recipe = None,
+    feeds: FeedOptions,
     verify_each: Annotated[
         bool, typer.Option("--verify-each", help="Compare outputs after each pass, not just once.")
     ] = False,
@@ -79,39 +89,22 @@ def optimize(
         bool, typer.Option("--no-speed-guard", help="Do not time the result against the original.")
     ] = False,
     tolerance: Tolerances = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Say what was left alone, and why.")
-    ] = False,
-    report: Report = None,
     threads: Threads = None,
     seconds: Seconds = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Do everything but write the result.")
-    ] = False,
-    data: Data = None,
-    min_sqnr: MinSqnr = None,
-    min_agreement: MinAgreement = None,
-    min_cosine: MinCosine = None,
-    evaluate: Evaluate = None,
-    max_drop: MaxDrop = None,
-    target: Target = None,
-    goal: Goal = None,
-    effort: Effort = None,
-    input_values: InputValues = None,
-    shapes: Shapes = None,
-    external_data: Annotated[
-        Literal["auto", "always", "never"] | None,
-        typer.Option(
-            help="Weights in a file beside the model: as the input has it, always, or never.",
-            show_default="auto",
-        ),
-    ] = None,
+    budget: BudgetOptions,
+    aim: AimOptions,
+    external_data: ExternalData = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Replace the input by the result.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do everything but write the result.")
+    ] = False,
     reproducer: Reproducer = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what was left alone, and why.")
+    ] = False,
+    reports: ReportOptions,
 ) -> None:
     """Optimize a model, compare it with the original, and write it if it is as good or better.
 
@@ -129,51 +122,31 @@ def optimize(
         "skip": _split(skip),
         "verify": "each" if verify_each else "off" if no_verify else None,
         "guard_speed": False if no_speed_guard else None,
-        "data": data,
-        "shapes": shapes_from_texts(shapes) or None,
+        "data": feeds.data,
+        "shapes": shapes_from_texts(feeds.shapes) or None,
         "threads": threads,
         "seconds": seconds,
         "external_data": external_data,
         "in_place": in_place or None,
         "dry_run": dry_run or None,
         "reproducer": reproducer,
-        "details": True if report or as_json else None,
-        "target": target,
-        "goal": goal,
-        "effort": effort,
+        "details": reports.wants_details or None,
     }
-    budget: dict[str, Any] = {
-        "min_sqnr": min_sqnr,
-        "min_agreement": min_agreement,
-        "min_cosine": min_cosine,
-        "evaluate": evaluate,
-        "max_drop": max_drop,
-    }
+    given = {key: value for key, value in given.items() if value is not None} | aim.given()
     tolerances = None if tolerance is None else tolerance_from_text(tolerance)
-    texts = named_texts(input_values, "=", "--input")
-    settings = _settings(model, recipe, given, texts, tolerances, budget)
+    settings = _settings(model, recipe, given, feeds.values(), tolerances, budget)
     written_to = _target(model, output, settings)
 
     from onnxopt.optimizer import optimize as run
-    from onnxopt.report.json_file import json_text
-    from onnxopt.report.layout import console
     from onnxopt.report.terminal import refusal_lines, run_lines
 
-    check_reports(report, model, written_to)
-    with progress(quiet or as_json) as on_step:
+    reports.check(model, written_to)
+    with progress(reports.is_silent) as on_step:
         result = run(model, written_to, settings, on_step=on_step)
         on_step("writing the report")
-        document = report_document("optimize", result.to_dict())
-        write_reports(report, document)
-    if as_json:
-        print(json_text(document))
-    elif not quiet:
-        out = console()
-        for line in run_lines(result, written=written_to is not None and not settings.dry_run):
-            out.print(line)
-        if explain:
-            for line in refusal_lines(result.passes):
-                out.print(line)
+        document = reports.write("optimize", result.to_dict())
+    lines = run_lines(result, written=written_to is not None and not settings.dry_run)
+    reports.show(document, [*lines, *(refusal_lines(result.passes) if explain else ())])
 
 
 def _settings(
@@ -182,7 +155,7 @@ def _settings(
     given: dict[str, Any],
     texts: dict[str, str],
     tolerances: tuple[float, float] | None,
-    budget: dict[str, Any],
+    budget: BudgetOptions,
 ) -> Settings:
     """The recipe's settings, and over them what the command line gives."""
     from onnxopt.optimizer import Settings
@@ -190,14 +163,12 @@ def _settings(
     from onnxopt.runtime.compare import Tolerance
 
     base = Recipe({}, {}, {}, {}) if recipe is None else read_recipe(recipe)
-    chosen = {**base.settings, **{key: value for key, value in given.items() if value is not None}}
+    chosen = {**base.settings, **given}
     chosen["values"] = values_from_texts(model, {**base.values, **texts})
     chosen["tolerance"] = (
-        Tolerance(**base.tolerance) if tolerances is None else (Tolerance(*tolerances))
+        Tolerance(**base.tolerance) if tolerances is None else Tolerance(*tolerances)
     )
-    chosen["budget"] = budget_from(
-        {**base.budget, **{key: value for key, value in budget.items() if value is not None}}
-    )
+    chosen["budget"] = budget_from({**base.budget, **budget.given()})
     return Settings(**chosen)
 
 

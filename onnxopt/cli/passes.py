@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxopt.cli.arguments import Json, complete_passes
 from onnxopt.cli.failures import reports_failures
+from onnxopt.cli.options import Json, complete_passes
 
 if TYPE_CHECKING:
     from onnxopt.pass_catalogue import PassFacts
