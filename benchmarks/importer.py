@@ -28,6 +28,7 @@ import onnx
 import onnxruntime
 
 from benchmarks.importer_training import PAIRS
+from benchmarks.peers import peer_python
 from benchmarks.results import Results
 from benchmarks.zoo import REGISTRY, example_feeds, model_path
 
@@ -76,7 +77,8 @@ def _import_row(name: str, tool: str) -> Callable[[], dict[str, Any]]:
             cases = pathlib.Path(folder, "cases.npz")
             _write_cases(cases, feeds, expected)
             script = str(_HERE / "importer_peer.py")
-            command = [_peer_python(), script, tool, str(path), str(cases)]
+            python = peer_python(_ENVIRONMENT, _HERE / "importer-requirements.txt")
+            command = [python, script, tool, str(path), str(cases)]
             return _answer(command)
 
     return measure
@@ -189,17 +191,6 @@ def _without(model: onnx.ModelProto, names: set[str]) -> tuple[bytes, dict[str, 
             pending.extend(each.g for each in node.attribute if each.HasField("g"))
     arrays = {name: onnx.numpy_helper.to_array(each).tobytes() for name, each in kept.items()}
     return model.SerializeToString(deterministic=True), arrays
-
-
-def _peer_python() -> str:
-    """Interpreter of the other importers' environment, which is made when first needed."""
-    python = _ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", _ENVIRONMENT], check=True)
-        requirements = _HERE / "importer-requirements.txt"
-        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)]
-        subprocess.run(install, check=True)
-    return str(python)
 
 
 def _answer(command: list[str]) -> dict[str, Any]:

@@ -38,12 +38,14 @@ class Tool:
     command: Callable[[pathlib.Path, pathlib.Path, bool], list[str]]
 
 
-def peer_python() -> str:
-    """Interpreter of the peers' environment, which is made when first needed."""
-    python = _ENVIRONMENT / "bin" / "python"
+def peer_python(
+    environment: pathlib.Path = _ENVIRONMENT,
+    requirements: pathlib.Path = _HERE / "peer-requirements.txt",
+) -> str:
+    """Interpreter of an environment of peers, which is made when first needed."""
+    python = environment / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", _ENVIRONMENT], check=True)
-        requirements = _HERE / "peer-requirements.txt"
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
         install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)]
         subprocess.run(install, check=True)
     return str(python)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from onnxopt.accuracy import Budget, Fidelity, Score, fidelity
 from onnxopt.analysis.inspection import inspect_model
 from onnxopt.data import Feed
 from onnxopt.errors import ModelError, OnnxoptError, OptionError
-from onnxopt.model import ExternalData, bytes_on_disk, load, save
+from onnxopt.model import ExternalData, bytes_on_disk, copy, load, save
 from onnxopt.optimizer import Settings, optimize
 from onnxopt.runtime.probe import environment
 from onnxopt.runtime.statistics import Ratio, latency, ratio
@@ -239,7 +238,7 @@ def compress(
         report = road.walk()
         on_step("writing")
         if road.chosen_path == path:
-            _copy(path, out)
+            copy(path, out)
         else:
             save(load(road.chosen_path), out, settings.external_data)
     report.target_path = str(out)
@@ -587,10 +586,3 @@ def _macs(path: pathlib.Path, feed: Feed) -> int:
             f"the multiply-accumulates of {path} cannot be counted: aim at latency or size instead"
         )
     return found
-
-
-def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
-    if bytes_on_disk(source) == source.stat().st_size:
-        shutil.copyfile(source, target)
-    else:
-        save(load(source), target)

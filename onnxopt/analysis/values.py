@@ -15,6 +15,7 @@ __all__ = [
     "constant_scalar",
     "dims",
     "has_one_use",
+    "held_by_node",
     "is_constant",
     "is_float",
     "rank",
@@ -37,7 +38,11 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
         return None
     if value.is_initializer():
         return value.const_value
-    node = value.producer()
+    return held_by_node(value.producer())
+
+
+def held_by_node(node: ir.Node | None) -> ir.TensorProtocol | None:
+    """The dense tensor or the numbers that a ``Constant`` node holds; None for any other node."""
     if node is None or node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
         return None
     attributes = list(node.attributes.values())
@@ -51,8 +56,6 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
             return ir.tensor(np.array(attribute.value, dtype=np.float32))
         case "value_int" | "value_ints":
             return ir.tensor(np.array(attribute.value, dtype=np.int64))
-        case "value_string" | "value_strings":
-            return None
     return None
 
 

@@ -11,13 +11,14 @@ from onnxopt.model.interface import Interface, restore_interface
 from onnxopt.model.light import light_proto
 from onnxopt.model.loading import bytes_on_disk, from_proto, load, states_no_inner_shape
 from onnxopt.model.mapping import let_go_of_pages
-from onnxopt.model.saving import ExternalData, StagedModel, save, stage, to_proto
+from onnxopt.model.saving import ExternalData, StagedModel, copy, save, stage, to_proto
 
 __all__ = [
     "ExternalData",
     "Interface",
     "StagedModel",
     "bytes_on_disk",
+    "copy",
     "from_proto",
     "let_go_of_pages",
     "light_proto",

@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxopt.errors import ModelError
+from onnxopt.model.loading import load
 from onnxopt.model.protos import (
     META_EXTERNAL,
     META_TRAINING,
@@ -24,7 +25,7 @@ from onnxopt.model.protos import (
     graphs,
 )
 
-__all__ = ["ExternalData", "StagedModel", "save", "stage", "to_proto"]
+__all__ = ["ExternalData", "StagedModel", "copy", "save", "stage", "to_proto"]
 
 #: When to write weights beside the model: as the input had it, always, or never.
 ExternalData = Literal["auto", "always", "never"]
@@ -117,20 +118,11 @@ def stage(
             2 GiB and ``external_data`` is ``never``.
     """
     target = pathlib.Path(target)
-    if target.is_dir():
-        raise ModelError(f"{target} is a folder: name a file to write the model to")
-    with _writing(target):
-        folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    staged = StagedModel(folder / target.name, target)
-    try:
-        with _writing(target):
-            if _wants_external(model, external_data, target):
-                _write_external(model, staged.path, _data_name(target))
-            else:
-                _write_single_file(model, staged.path)
-    except BaseException:
-        staged.discard()
-        raise
+    with _staged(target) as staged:
+        if _wants_external(model, external_data, target):
+            _write_external(model, staged.path, _data_name(target))
+        else:
+            _write_single_file(model, staged.path)
     return staged
 
 
@@ -139,6 +131,43 @@ def save(
 ) -> None:
     """Write a model, whole or not at all; see `stage` for the arguments and errors."""
     stage(model, target, external_data).commit()
+
+
+def copy(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Write what a model file holds to another place, whole or not at all.
+
+    A single file is copied byte by byte; external data are written to a file of the copy's own.
+
+    Raises:
+        ModelError: When the source cannot be read, or the target cannot be written.
+    """
+    source, target = pathlib.Path(source), pathlib.Path(target)
+    if external_files(source):
+        save(load(source), target)
+        return
+    with _staged(target) as staged:
+        shutil.copyfile(source, staged.path)
+    staged.commit()
+
+
+@contextlib.contextmanager
+def _staged(target: pathlib.Path) -> Iterator[StagedModel]:
+    """A temporary folder beside a target for the block to write to; removed if that fails.
+
+    Raises:
+        ModelError: When the folder is missing, not writable or full.
+    """
+    if target.is_dir():
+        raise ModelError(f"{target} is a folder: name a file to write the model to")
+    with _writing(target):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    staged = StagedModel(folder / target.name, target)
+    try:
+        with _writing(target):
+            yield staged
+    except BaseException:
+        staged.discard()
+        raise
 
 
 def _wants_external(model: ir.Model, choice: ExternalData, target: pathlib.Path) -> bool:

@@ -7,7 +7,6 @@ import dataclasses
 import fnmatch
 import os
 import pathlib
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from onnxopt.accuracy import Fidelity, fidelity
 from onnxopt.data import required_inputs
 from onnxopt.errors import FeedError, ModelError, OnnxoptError, OptionError
-from onnxopt.model import ExternalData, bytes_on_disk, load, save, stage
+from onnxopt.model import ExternalData, bytes_on_disk, copy, load, save, stage
 from onnxopt.runtime.probe import environment
 from onnxopt.training.cache import TeacherOutputs
 from onnxopt.training.checkpoints import fingerprint
@@ -523,7 +522,7 @@ class _Run:
                 if changed:
                     commit()
                 else:
-                    _copy_model(self.student_path, self.target)
+                    copy(self.student_path, self.target)
         names = teacher.names
         return DistillReport(
             teacher=str(self.teacher_path),
@@ -673,10 +672,3 @@ def _staged(
         yield staged.path, staged.commit
     finally:
         staged.discard()
-
-
-def _copy_model(source: pathlib.Path, target: pathlib.Path) -> None:
-    if bytes_on_disk(source) == source.stat().st_size:
-        shutil.copyfile(source, target)
-    else:
-        save(load(source), target)

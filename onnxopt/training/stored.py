@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from onnxopt.op_traits import is_standard
+from onnxopt.analysis.values import held_by_node
 
 __all__ = ["stored"]
 
@@ -19,17 +18,4 @@ def stored(value: ir.Value | None) -> ir.TensorProtocol | None:
         return None
     if value.is_initializer():
         return value.const_value
-    node = value.producer()
-    if node is None or node.op_type != "Constant" or not is_standard(node):
-        return None
-    attribute = next(iter(node.attributes.values()), None)
-    if attribute is None or attribute.is_ref():
-        return None
-    match attribute.name:
-        case "value":
-            return attribute.as_tensor()
-        case "value_float" | "value_floats":
-            return ir.tensor(np.array(attribute.value, dtype=np.float32))
-        case "value_int" | "value_ints":
-            return ir.tensor(np.array(attribute.value, dtype=np.int64))
-    return None
+    return held_by_node(value.producer())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import shutil
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnxopt.model import (
     Interface,
     StagedModel,
     bytes_on_disk,
+    copy,
     from_proto,
     light_proto,
     load,
@@ -163,6 +165,40 @@ class TestExternalData:
             tensor = model.graph.initializers[name].const_value
             assert tensor is not None
             np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+class TestCopy:
+    @pytest.mark.parametrize("external", [False, True])
+    def test_the_copy_holds_the_same_and_stands_alone(
+        self, external: bool, tmp_path: pathlib.Path
+    ) -> None:
+        (tmp_path / "source").mkdir()
+        source, target = tmp_path / "source" / "in.onnx", tmp_path / "out.onnx"
+        onnx.save(
+            _model(w=_WEIGHTS), source, save_as_external_data=external, location="in.bin",
+            size_threshold=0,
+        )  # fmt: skip
+        copy(source, target)
+        assert _files(tmp_path) == [*["out.onnx", "out.onnx.data"][: 1 + external], "source"]
+        shutil.rmtree(source.parent)
+        np.testing.assert_array_equal(_content(target)["w"], _WEIGHTS)
+
+    def test_a_copy_that_fails_leaves_the_old_output(
+        self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
+        onnx.save(_model(w=_WEIGHTS), source)
+        target.write_bytes(b"old")
+
+        def full(source: object, target: pathlib.Path) -> NoReturn:
+            target.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "no space")
+
+        monkeypatch.setattr(shutil, "copyfile", full)
+        with pytest.raises(ModelError, match="the disk is full"):
+            copy(source, target)
+        assert target.read_bytes() == b"old"
+        assert _files(tmp_path) == ["in.onnx", "out.onnx"]
 
 
 class TestWholeOrNotAtAll:
