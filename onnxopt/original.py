@@ -23,6 +23,7 @@ from onnxopt.instruments.guard import SpeedGuard, size_objection
 from onnxopt.instruments.verify import Objection, Referee
 from onnxopt.layers import beside
 from onnxopt.model import Interface, bytes_on_disk, light_proto, load
+from onnxopt.parallel import Crew
 from onnxopt.report.run import ModelFacts, RunReport
 from onnxopt.runtime.hardware import resolve_target
 from onnxopt.runtime.trial import Trial
@@ -167,8 +168,12 @@ class Original:
         report.inputs = {name: list(getattr(value, "shape", ())) for name, value in feed.items()}
         report.findings.layers.extend(beside(after.layers, before.layers))
 
-    def workbench(self, on_step: Callable[[str], None]) -> Workbench:
+    def workbench(self, crew: Crew, on_step: Callable[[str], None]) -> Workbench:
         """What lossy passes work with.
+
+        Args:
+            crew: Who observes and tries out.
+            on_step: Told what is being done.
 
         Raises:
             OnnxoptError: When the runtime refuses the original, or no inputs for it are found.
@@ -183,6 +188,7 @@ class Original:
             given=settings.data is not None,
             budget=settings.budget,
             worker=shared_worker("workbench"),
+            crew=crew,
             threads=settings.threads,
             seconds=settings.seconds,
             target=settings.target,
@@ -207,7 +213,7 @@ class Original:
     def _samples(self) -> tuple[Samples, Samples]:
         """Samples to calibrate on, and those to judge with."""
         if self._source is not None and self._settings.data is not None:
-            return split(self._source.read)
+            return split(self._source.files)
         referee = self.referee
         made_up = Samples(lambda: [] if referee is None else referee.feeds)
         return made_up, made_up

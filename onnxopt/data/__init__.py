@@ -6,6 +6,7 @@ until the model takes them.
 """
 
 from onnxopt.data.feed import Feed, input_named, required_inputs
+from onnxopt.data.portable import Portable
 from onnxopt.data.request import FeedRequest, value_from_text
 from onnxopt.data.source import FeedSource
 
@@ -13,6 +14,7 @@ __all__ = [
     "Feed",
     "FeedRequest",
     "FeedSource",
+    "Portable",
     "input_named",
     "required_inputs",
     "value_from_text",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import pathlib
 from typing import Any
@@ -11,10 +12,33 @@ import onnx_ir as ir
 
 from onnxopt.errors import FeedError
 
-__all__ = ["Feed", "cast", "input_named", "required_inputs"]
+__all__ = ["Feed", "InputSpec", "cast", "input_named", "required_inputs"]
 
 #: From input name to array (to a list of arrays for a sequence).
 Feed = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """What has to be known of an input to feed it, without the model that it belongs to.
+
+    Attributes:
+        name: Its name.
+        dtype: Its element type, if the model says.
+        shape: Its sizes, None where they are open; None when the rank is not known.
+    """
+
+    name: str
+    dtype: ir.DataType | None
+    shape: tuple[int | None, ...] | None
+
+    @classmethod
+    def of(cls, value: ir.Value) -> InputSpec:
+        """That of an input."""
+        shape = None
+        if value.shape is not None:
+            shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+        return cls(value.name or "", value.dtype, shape)
 
 
 def required_inputs(model: ir.Model) -> list[ir.Value]:
@@ -37,7 +61,7 @@ def input_named(model: ir.Model, name: str) -> ir.Value:
     raise FeedError(f"the model has no input '{name}'; {hint}")
 
 
-def cast(array: np.ndarray[Any, Any], value: ir.Value, path: pathlib.Path) -> Any:
+def cast(array: np.ndarray[Any, Any], value: ir.Value | InputSpec, path: pathlib.Path) -> Any:
     """The array in the input's dtype, if no number changes class (float stays float).
 
     Args:

@@ -2,77 +2,153 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import difflib
+import functools
+import itertools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
-from onnxopt.data.feed import Feed, cast
+from onnxopt.data.feed import Feed, InputSpec, cast
+from onnxopt.data.portable import Portable
+from onnxopt.data.stacks import Stack, open_stacks
 from onnxopt.errors import FeedError
 
-__all__ = ["read_feeds"]
+__all__ = ["FeedFiles"]
 
 
-def read_feeds(path: pathlib.Path, inputs: Sequence[ir.Value]) -> Iterator[Feed]:
-    """Read feeds one by one.
+@dataclasses.dataclass(frozen=True)
+class FeedFiles(Portable):
+    """Feeds in files, read one by one whenever they are gone through.
 
     A folder holds one feed in each ``.npz`` file. One file holds stacked samples: arrays by input
     name whose first axis counts samples. A sample keeps that axis (with size 1, or the model's
     fixed batch) unless the model's input has one dimension fewer than the array. Arrays of other
     names are passed over.
 
-    Args:
+    It can be pickled and be read by another process that sees the same files.
+
+    Attributes:
         path: A folder or a file.
         inputs: The inputs to feed.
-
-    Raises:
-        FeedError: When the path or its arrays do not fit the inputs.
     """
-    return _folder_feeds(path, inputs) if path.is_dir() else _stacked_feeds(path, inputs)
+
+    path: pathlib.Path
+    inputs: tuple[InputSpec, ...]
+
+    def __call__(self) -> Iterator[Feed]:
+        """Read all.
+
+        Raises:
+            FeedError: When the path or its arrays do not fit the inputs.
+        """
+        return self.at(itertools.count())
+
+    def count(self) -> int:
+        """How many there are.
+
+        Raises:
+            FeedError: When the path or its arrays do not fit the inputs.
+        """
+        return len(_files(self.path)) if self.path.is_dir() else self._stacks.count
+
+    @property
+    def seekable(self) -> bool:
+        """Whether a feed can be read without those before it.
+
+        Raises:
+            FeedError: When the path or its arrays do not fit the inputs.
+        """
+        return self.path.is_dir() or all(each.seekable for each in self._stacks.arrays.values())
+
+    def at(self, positions: Iterable[int]) -> Iterator[Feed]:
+        """The feeds at ascending positions; ends with the last there is.
+
+        Raises:
+            FeedError: When the path or its arrays do not fit the inputs.
+        """
+        return self._from_folder(positions) if self.path.is_dir() else self._stacked(positions)
+
+    def _from_folder(self, positions: Iterable[int]) -> Iterator[Feed]:
+        files = _files(self.path)
+        for position in positions:
+            if position >= len(files):
+                return
+            arrays = _read_npz(files[position])
+            yield {
+                spec.name: cast(arrays[_key(files[position], arrays, spec)], spec, files[position])
+                for spec in self.inputs
+            }
+
+    def _stacked(self, positions: Iterable[int]) -> Iterator[Feed]:
+        stacks = self._stacks
+        # How far each has been read is a matter of whoever reads, who may be several at once.
+        arrays = {name: copy.copy(stack) for name, stack in stacks.arrays.items()}
+        for position in positions:
+            if position >= stacks.count:
+                return
+            feed: Feed = {}
+            for spec in self.inputs:
+                array, step = arrays[spec.name], stacks.steps[spec.name]
+                if step:
+                    part = array.part(position * step, (position + 1) * step)
+                else:
+                    part = array.part(position, position + 1)[0]
+                feed[spec.name] = cast(part, spec, self.path)
+            yield feed
+
+    @property
+    def _stacks(self) -> _Stacks:
+        status = self.path.stat() if self.path.is_file() else None
+        stamp = (0, 0) if status is None else (status.st_mtime_ns, status.st_size)
+        return _opened(self.path, self.inputs, stamp)
 
 
-def _folder_feeds(path: pathlib.Path, inputs: Sequence[ir.Value]) -> Iterator[Feed]:
-    files = sorted(path.glob("*.npz"))
-    if not files:
-        raise FeedError(f"{path} holds no .npz files; each should hold one feed, by input name")
-    for file in files:
-        arrays = _read_npz(file)
-        yield {
-            value.name or "": cast(arrays[_key(file, arrays, value)], value, file)
-            for value in inputs
-        }
+@dataclasses.dataclass(frozen=True)
+class _Stacks:
+    """The arrays of one file, how many entries of each make a sample (0: one, without its axis),
+    and how many samples there are.
+    """
+
+    arrays: Mapping[str, Stack]
+    steps: Mapping[str, int]
+    count: int
 
 
-def _stacked_feeds(path: pathlib.Path, inputs: Sequence[ir.Value]) -> Iterator[Feed]:
-    arrays = _read_npz(path)
-    stacks = {value.name or "": arrays[_key(path, arrays, value)] for value in inputs}
+@functools.lru_cache(4)
+def _opened(path: pathlib.Path, inputs: tuple[InputSpec, ...], stamp: tuple[int, int]) -> _Stacks:
+    """Open a file; ``stamp`` tells apart what was written to it at different times."""
+    del stamp
+    known = open_stacks(path)
+    arrays = {spec.name: known[_key(path, known, spec)] for spec in inputs}
     counts: set[int] = set()
     steps: dict[str, int] = {}
-    for value in inputs:
-        stack = stacks[value.name or ""]
-        rank = None if value.shape is None else len(value.shape)
-        if stack.ndim == 0 or rank not in (None, stack.ndim, stack.ndim - 1):
+    for spec in inputs:
+        shape = arrays[spec.name].shape
+        rank = None if spec.shape is None else len(spec.shape)
+        if not shape or rank not in (None, len(shape), len(shape) - 1):
             raise FeedError(
-                f"array '{value.name}' of {path} has shape {list(stack.shape)}, which is no "
+                f"array '{spec.name}' of {path} has shape {list(shape)}, which is no "
                 f"stack of samples for an input of {rank} dimensions"
             )
-        first = value.shape[0] if value.shape is not None and rank == stack.ndim else 1
-        keeps_batch = rank is None or rank == stack.ndim
-        steps[value.name or ""] = (first if isinstance(first, int) else 1) if keeps_batch else 0
-        counts.add(len(stack) // max(1, steps[value.name or ""]))
+        first = spec.shape[0] if spec.shape is not None and rank == len(shape) else 1
+        keeps_batch = rank is None or rank == len(shape)
+        steps[spec.name] = (1 if first is None else first) if keeps_batch else 0
+        counts.add(shape[0] // max(1, steps[spec.name]))
     if len(counts) > 1:
         raise FeedError(f"the arrays of {path} hold different numbers of samples: {sorted(counts)}")
-    for index in range(counts.pop() if counts else 1):
-        feed: Feed = {}
-        for value in inputs:
-            name = value.name or ""
-            step = steps[name]
-            part = stacks[name][index * step : (index + 1) * step] if step else stacks[name][index]
-            feed[name] = cast(part, value, path)
-        yield feed
+    return _Stacks(arrays, steps, counts.pop() if counts else 1)
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise FeedError(f"{folder} holds no .npz files; each should hold one feed, by input name")
+    return files
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -85,10 +161,9 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray[Any, Any]]:
         raise FeedError(f"{path} is not a readable .npz file: {error}") from error
 
 
-def _key(path: pathlib.Path, arrays: Mapping[str, Any], value: ir.Value) -> str:
-    name = value.name or ""
-    if name not in arrays:
-        close = difflib.get_close_matches(name, arrays, n=1)
+def _key(path: pathlib.Path, arrays: Mapping[str, Any], spec: InputSpec) -> str:
+    if spec.name not in arrays:
+        close = difflib.get_close_matches(spec.name, arrays, n=1)
         hint = f"; is it '{close[0]}'?" if close else f"; it has {', '.join(arrays) or 'nothing'}"
-        raise FeedError(f"{path} has no array for input '{name}'{hint}")
-    return name
+        raise FeedError(f"{path} has no array for input '{spec.name}'{hint}")
+    return spec.name

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
 
-from onnxopt.data.feed import Feed, required_inputs
-from onnxopt.data.files import read_feeds
+from onnxopt.data.feed import Feed, InputSpec, required_inputs
+from onnxopt.data.files import FeedFiles
 from onnxopt.data.making import index_limit
 from onnxopt.data.request import FeedRequest, check_request
 from onnxopt.data.search import search_feeds
@@ -67,7 +67,13 @@ class FeedSource:
             raise FeedError(f"{self._data} holds no samples")
         return feeds
 
-    def read(self) -> Iterator[Feed]:
-        """Read the feeds of the data one by one, as `read_feeds` does."""
+    @property
+    def files(self) -> FeedFiles:
+        """The feeds of the data, which are read from files; the paths are absolute."""
         assert self._data is not None
-        return read_feeds(self._data, self._inputs)
+        specs = tuple(InputSpec.of(value) for value in self._inputs)
+        return FeedFiles(pathlib.Path(self._data).absolute(), specs)
+
+    def read(self) -> Iterator[Feed]:
+        """Read the feeds of the data one by one."""
+        return self.files()

@@ -141,7 +141,7 @@ class Palettize(Pass):
     ) -> tuple[dict[Layer, int | None], Search]:
         workbench = self.workbench
         assert workbench is not None
-        _, measure = split(lambda: workbench.calibration)
+        _, measure = split(workbench.calibration)
         single = Trials(model, workbench, measure.first(_SINGLE_SAMPLES))
         key = (self.name, self.options, tuple(layer.name for layer in layers))
         if key not in workbench.memory:

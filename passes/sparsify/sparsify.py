@@ -215,7 +215,7 @@ class Sparsify(Pass):
         """The ratios by measured noise."""
         workbench = self.workbench
         assert workbench is not None
-        learn, measure = split(lambda: workbench.calibration)
+        learn, measure = split(workbench.calibration)
         search = SparsitySearch(
             model,
             layers,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import pickle
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -122,3 +124,47 @@ class TestStacks:
         np.savez(tmp_path / "stack.npz", x=np.zeros((0, 3), np.float32))
         with pytest.raises(FeedError, match="holds no samples"):
             FeedSource(signature(text), tmp_path / "stack.npz").feeds(accept, 8)
+
+
+class TestParts:
+    """What is read without what stands before it, and without holding all of it."""
+
+    _TEXT = "g (float[n, 3] x, float[2] y) => (z) { z = Neg(x) }"
+
+    def _arrays(self) -> dict[str, Any]:
+        x = np.arange(60, dtype=np.float32).reshape(20, 3)
+        return {"x": x, "y": np.asfortranarray(np.arange(40, dtype=np.float32).reshape(20, 2))}
+
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_a_part_of_a_stack(self, save: Any, tmp_path: pathlib.Path) -> None:
+        save(tmp_path / "stack.npz", **self._arrays())
+        files = FeedSource(signature(self._TEXT), tmp_path / "stack.npz").files
+        assert files.count() == 20
+        assert files.seekable == (save is np.savez)
+        assert [int(feed["x"][0, 0]) for feed in files.at([2, 7, 8, 19, 30])] == [6, 21, 24, 57]
+        assert [int(feed["y"][0]) for feed in files.at(range(3, 5))] == [6, 8]
+        again = pickle.loads(pickle.dumps(files))
+        for one, other in zip(files(), again(), strict=True):
+            np.testing.assert_array_equal(one["x"], other["x"])
+
+    def test_a_stack_that_is_written_anew_is_read_anew(self, tmp_path: pathlib.Path) -> None:
+        path = tmp_path / "stack.npz"
+        files = FeedSource(signature("g (float[n, 3] x) => (z) { z = Neg(x) }"), path).files
+        np.savez(path, x=np.zeros((4, 3), np.float32))
+        assert files.count() == 4
+        np.savez(path, x=np.ones((7, 3), np.float32))
+        assert sum(float(feed["x"].sum()) for feed in files()) == 21
+
+    def test_compressed_stacks_may_be_read_by_two_at_once(self, tmp_path: pathlib.Path) -> None:
+        np.savez_compressed(tmp_path / "stack.npz", **self._arrays())
+        files = FeedSource(signature(self._TEXT), tmp_path / "stack.npz").files
+        for one, other in zip(files(), files(), strict=True):
+            np.testing.assert_array_equal(one["x"], other["x"])
+
+    def test_a_file_that_was_cut_off(self, tmp_path: pathlib.Path) -> None:
+        path = tmp_path / "stack.npz"
+        np.savez(path, **self._arrays())
+        path.write_bytes(path.read_bytes()[:200])
+        files = FeedSource(signature(self._TEXT), path).files
+        with pytest.raises(FeedError, match="is not a readable"):
+            list(files())
