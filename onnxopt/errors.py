@@ -13,6 +13,7 @@ __all__ = [
     "RuntimeCrashError",
     "RuntimeRefusalError",
     "UnsupportedModelError",
+    "WorkerLostError",
 ]
 
 
@@ -46,6 +47,10 @@ class RuntimeRefusalError(OnnxoptError):
 
 class RuntimeCrashError(OnnxoptError):
     """The process that ran a model in ONNX Runtime died or had to be stopped."""
+
+
+class WorkerLostError(OnnxoptError):
+    """The workers that were to do a piece of work died, again and again."""
 
 
 class UnsupportedModelError(OnnxoptError):

@@ -23,6 +23,7 @@ from onnxopt.instruments.reproducer import CountRuns, write_reproducer
 from onnxopt.instruments.verify import KeepInterface, Objection, PassRejectedError, VerifyEach
 from onnxopt.model import Interface, from_proto, load, restore_interface, save
 from onnxopt.original import Original
+from onnxopt.parallel import Crew, open_crew
 from onnxopt.pass_contract import Instrument, Kind, Pass
 from onnxopt.pass_manager import PassManager, format_pipeline, parse_pipeline, split_storage
 from onnxopt.report.run import ModelFacts, RunReport, Undone
@@ -64,8 +65,13 @@ def optimize(
         settings = dataclasses.replace(settings or Settings(), **options)
     except TypeError as error:
         raise OptionError(f"unknown setting: {error}") from error
-    with _on_disk(source) as path, _no_garbage_collection():
-        run = _Run(path, None if target is None else pathlib.Path(target), settings, on_step)
+    with (
+        open_crew(settings.workers, settings.scheduler) as crew,
+        _on_disk(source) as path,
+        _no_garbage_collection(),
+    ):
+        written_to = None if target is None else pathlib.Path(target)
+        run = _Run(path, written_to, settings, crew, on_step)
         report = run.run()
         if isinstance(source, ir.Model) and target is None and report.changed:
             run.replay(source)
@@ -105,6 +111,7 @@ class _Run:
         source: pathlib.Path,
         target: pathlib.Path | None,
         settings: Settings,
+        crew: Crew,
         on_step: Callable[[str], None],
     ) -> None:
         self.source, self.settings, self.on_step = source, settings, on_step
@@ -114,6 +121,7 @@ class _Run:
         if self.target is not None:
             _check_target(source, self.target, settings.in_place)
         self.passes = _passes(settings)
+        self._crew = crew
         self._workbench: Workbench | None = None
 
     def run(self) -> RunReport:
@@ -234,7 +242,7 @@ class _Run:
         if not any(pass_.kind is Kind.LOSSY for pass_ in passes):
             return None
         if self._workbench is None:
-            self._workbench = self.original.workbench(self.on_step)
+            self._workbench = self.original.workbench(self._crew, self.on_step)
         return self._workbench
 
     def _judge(self, candidate: Candidate, *, size: bool = True) -> Objection | None:

@@ -234,4 +234,6 @@ _READERS: Mapping[str, _Reader] = {
     "in_place": _boolean,
     "dry_run": _boolean,
     "reproducer": _path,
+    "workers": _positive,
+    "scheduler": _text,
 }

@@ -29,7 +29,9 @@ import numpy as np
 
 from onnxopt.accuracy import Fidelity, Score, fidelity
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
+from onnxopt.parallel import ALONE, Crew
 from onnxopt.runtime.messages import Kernel
+from onnxopt.runtime.outputs import outputs_of_all
 from onnxopt.runtime.statistics import Ratio, ratio, undisturbed
 from onnxopt.runtime.trial import Feed, race
 from onnxopt.workbench import Effort, Workbench
@@ -42,7 +44,8 @@ Choices = Mapping[str, str]
 #: Samples that plans are chosen by, and those of them that a single region is tried on.
 _PROBES = 24
 _FEW = 4
-#: Seconds for trying regions alone.
+#: Seconds for trying regions alone, as one worker would take, going by the first few.
+_FIRST = 2
 _PATIENCE: Mapping[Effort, float] = {"low": 10.0, "medium": 45.0, "high": 240.0}
 #: How many times it is tried to put a region back.
 _PUT_BACK: Mapping[Effort, int] = {"low": 0, "medium": 6, "high": 24}
@@ -296,26 +299,34 @@ class _Search:
             if kind == fastest[region] or finding.gain.get((region, kind), 0.0) > 0
         ]
         pairs.sort(key=lambda pair: -finding.gain[pair])
-        end = time.perf_counter() + _PATIENCE[self._bench.effort]
-        for number, (region, kind) in enumerate(pairs, start=1):
-            if time.perf_counter() > end:
-                break
-            self._bench.on_step(f"trying regions alone, {number} of {len(pairs)}")
-            found = self._fidelity({region: kind}, self._probes[:_FEW])
-            finding.noise[region, kind] = math.inf if found is None else _noise(found)
+        start = time.perf_counter()
+        self._try_alone(pairs[:_FIRST], pairs)
+        seconds = (time.perf_counter() - start) / max(1, len(pairs[:_FIRST]))
+        # Not until time is up: what is tried must not depend on how many workers try it.
+        most = max(_FIRST, int(_PATIENCE[self._bench.effort] / max(seconds, 1e-9)))
+        self._try_alone(pairs[_FIRST:most], pairs, crew=self._bench.crew)
         known = sorted(noise for noise in finding.noise.values() if noise < math.inf)
         typical = known[len(known) // 2] if known else 1.0
         for pair in pairs:
             finding.noise.setdefault(pair, typical)
 
-    def _fidelity(self, choices: Choices, feeds: Sequence[Feed]) -> Fidelity | None:
-        """How true a plan is; None when the runtime refuses the model."""
-        with self._subject.build(choices) as path:
-            try:
-                _, actual = self._outputs(path, feeds)
-            except (RuntimeRefusalError, RuntimeCrashError):
-                return None
-            return fidelity(self._expected[: len(feeds)], actual, self._names)
+    def _try_alone(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        all_pairs: Sequence[tuple[str, str]],
+        crew: Crew = ALONE,
+    ) -> None:
+        """Write down the noise of treatments by themselves; infinite where one does not run."""
+        feeds = self._probes[:_FEW]
+        models = (self._subject.build({region: kind}) for region, kind in pairs)
+        outputs = outputs_of_all(crew, self._worker, models, feeds, threads=self._bench.threads)
+        for pair, actual in zip(pairs, outputs, strict=True):
+            number = len(self._finding.noise) + 1
+            self._bench.on_step(f"trying regions alone, {number} of {len(all_pairs)}")
+            noise = math.inf
+            if actual is not None:
+                noise = _noise(fidelity(self._expected[: len(feeds)], actual, self._names))
+            self._finding.noise[pair] = noise
 
     def _judged(self, choices: Choices) -> tuple[Fidelity, float] | None:
         """How true a plan is, and the standard error of its noise relative to the noise."""

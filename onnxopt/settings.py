@@ -42,6 +42,8 @@ class Settings:
         in_place: Allow the output to replace the input.
         dry_run: Do everything but write the output.
         reproducer: Folder for reproducers of failing passes; beside the output when None.
+        workers: Processes that observe samples and try out candidates; the result is the same.
+        scheduler: Address of a dask scheduler, whose workers do so instead.
     """
 
     passes: str | None = None
@@ -63,6 +65,8 @@ class Settings:
     in_place: bool = False
     dry_run: bool = False
     reproducer: str | os.PathLike[str] | None = None
+    workers: int = 1
+    scheduler: str | None = None
 
     @property
     def pipeline(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from onnxopt.accuracy import Budget
+from onnxopt.parallel import ALONE, Crew
 from onnxopt.runtime.worker import Worker
 from onnxopt.samples import Samples
 
@@ -29,6 +30,8 @@ class Workbench:
         given: Whether the samples are the user's; made-up ones tell little about real ranges.
         budget: What the result may cost in accuracy.
         worker: Runs models; a process of its own, used by passes only.
+        crew: Who observes and tries out, where that can be divided. What comes of it does not
+            depend on them, and they have nothing to do while something is timed.
         threads: Threads for one operator, in all that is run and timed.
         seconds: Time for one comparison of speed.
         target: The hardware that the model is for; ``auto`` is this machine.
@@ -45,6 +48,7 @@ class Workbench:
     given: bool
     budget: Budget
     worker: Worker
+    crew: Crew = ALONE
     threads: int = 1
     seconds: float = 1.0
     target: str = "auto"

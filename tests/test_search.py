@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,6 +12,7 @@ import onnx
 import pytest
 
 from onnxopt.accuracy import Budget
+from onnxopt.parallel.processes import Processes
 from onnxopt.runtime.messages import Kernel
 from onnxopt.runtime.worker import Worker, shared_worker
 from onnxopt.samples import Samples
@@ -136,3 +138,15 @@ def test_the_curve_tells_of_every_plan(tmp_path: pathlib.Path) -> None:
     last = finding.curve[-1]
     assert dict(last.choices) == finding.choices
     assert last.speed is not None
+
+
+def test_several_workers_find_what_one_finds(tmp_path: pathlib.Path) -> None:
+    budget = Budget(min_sqnr=20.0, min_agreement=None)
+    alone = search(Sums(tmp_path), _bench(shared_worker(), budget))
+    with Processes(2) as crew:
+        bench = dataclasses.replace(_bench(shared_worker(), budget), crew=crew)
+        together = search(Sums(tmp_path), bench)
+    assert together.choices == alone.choices
+    assert together.noise == alone.noise
+    assert together.fidelity == alone.fidelity
+    assert together.left == alone.left

@@ -12,7 +12,10 @@ import onnx_ir as ir
 
 from onnxopt.traversal import bodies
 
-__all__ = ["feed_digest", "fingerprints"]
+__all__ = ["DIGEST_MODULUS", "feed_digest", "fingerprints"]
+
+#: Hashes of samples are added up modulo this number.
+DIGEST_MODULUS = 2**64
 
 _DIGEST_BYTES = 16
 

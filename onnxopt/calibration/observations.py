@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from onnxopt.calibration.channels import Channels
+from onnxopt.calibration.fingerprint import DIGEST_MODULUS
 from onnxopt.calibration.gram import Gram
 from onnxopt.calibration.histogram import Histogram
 from onnxopt.calibration.observer import Observer, ObserverSpec
@@ -33,7 +34,6 @@ _LAYERS: Mapping[str, type[LayerInput]] = {
     "convolution": ConvolutionInput,
     "product": ProductInput,
 }
-_DIGEST_MODULUS = 2**64
 
 
 @dataclasses.dataclass
@@ -105,7 +105,7 @@ class Observations:
                         f"observations of tensor '{tensor}' do not merge: {error}"
                     ) from error
         merged.samples += other.samples
-        merged.digest = (self.digest + other.digest) % _DIGEST_MODULUS
+        merged.digest = (self.digest + other.digest) % DIGEST_MODULUS
         merged.left_alone.update(other.left_alone)
         return merged
 

@@ -11,12 +11,15 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxopt.calibration.fingerprint import feed_digest, fingerprints
+from onnxopt.calibration.fingerprint import DIGEST_MODULUS, feed_digest, fingerprints
 from onnxopt.calibration.observations import Observations
 from onnxopt.calibration.observer import ObserverSpec
+from onnxopt.calibration.piecework import observed_by_crew
+from onnxopt.calibration.sweep import Sweep
 from onnxopt.calibration.watch import TensorWatch
-from onnxopt.errors import CalibrationError, RuntimeCrashError, RuntimeRefusalError
+from onnxopt.errors import CalibrationError
 from onnxopt.model import load, stage
+from onnxopt.parallel import ALONE, Alone, Crew
 from onnxopt.runtime.worker import Worker, shared_worker
 from onnxopt.traversal import all_graphs
 
@@ -25,8 +28,6 @@ __all__ = ["observe"]
 Feed = Mapping[str, Any]
 Requests = Mapping[str, Sequence[ObserverSpec[Any]]]
 
-_DIGEST_MODULUS = 2**64
-
 
 def observe(
     model: ir.Model | str | os.PathLike[str],
@@ -34,6 +35,7 @@ def observe(
     requests: Requests,
     *,
     worker: Worker | None = None,
+    crew: Crew = ALONE,
     threads: int = 1,
     known: Observations | None = None,
     skip_unobservable: bool = False,
@@ -50,7 +52,8 @@ def observe(
         model: The model, or its path. It is left as it is.
         samples: Feeds; their shapes may differ. Read once, or twice when ``known`` is given.
         requests: What to observe, by tensor name.
-        worker: Where to run the model.
+        worker: Where to run the model, if nobody else does.
+        crew: Who runs it. What is observed does not depend on it, to the last bit.
         threads: Threads for one operator.
         known: Observations from before. Those of the same samples and of tensors with the same
             fingerprint are taken over instead of being made again.
@@ -63,6 +66,7 @@ def observe(
             cannot be observed; names the tensor and the sample.
         RuntimeRefusalError: When the runtime does not take the model or a sample.
         RuntimeCrashError: When the runtime dies.
+        WorkerLostError: When workers of the crew do.
     """
     if not isinstance(model, ir.Model):
         model = load(model)
@@ -85,49 +89,21 @@ def observe(
         return result
     watches = {name: TensorWatch(specs, skip_unobservable) for name, specs in missing.items()}
     with _observable(model, missing) as path:
-        _run(path, samples, watches, worker or shared_worker(), threads, result, on_step)
+        if isinstance(crew, Alone):
+            with Sweep(path, watches, worker or shared_worker(), threads) as sweep:
+                total = sweep.all_pieces(samples, on_step)
+        else:
+            total = observed_by_crew(crew, path, samples, watches, threads, on_step)
+    if not total.samples:
+        raise CalibrationError("there are no samples to observe")
+    result.samples, result.digest = total.samples, total.digest
+    for name, watch in total.watches.items():
+        if watch.given_up:
+            result.left_alone[name] = watch.given_up
+            result.observers.pop(name, None)
+        else:
+            result.observers.setdefault(name, {}).update(watch.observers)
     return result
-
-
-def _run(
-    path: pathlib.Path,
-    samples: Iterable[Feed],
-    watches: Mapping[str, TensorWatch],
-    worker: Worker,
-    threads: int,
-    result: Observations,
-    on_step: Callable[[str], None],
-) -> None:
-    info = worker.open(path, threads=threads)
-    generation = worker.generation
-    try:
-        worker.watch(info.session, watches)
-        for number, feed in enumerate(samples, start=1):
-            on_step(f"observing sample {number}")
-            try:
-                objections = worker.observe(info.session, feed)
-            except RuntimeRefusalError as error:
-                raise RuntimeRefusalError(
-                    f"the model does not take sample {number}: {error}"
-                ) from error
-            except RuntimeCrashError as error:
-                raise RuntimeCrashError(f"sample {number}: {error}") from error
-            for tensor, objection in objections.items():
-                raise CalibrationError(f"tensor '{tensor}' {objection}, in sample {number}")
-            result.samples = number
-            result.digest = (result.digest + feed_digest(feed)) % _DIGEST_MODULUS
-        if not result.samples:
-            raise CalibrationError("there are no samples to observe")
-        for name, watch in worker.watched(info.session).items():
-            if watch.given_up:
-                result.left_alone[name] = watch.given_up
-                result.observers.pop(name, None)
-            else:
-                result.observers.setdefault(name, {}).update(watch.observers)
-    finally:
-        if worker.generation == generation:
-            with contextlib.suppress(RuntimeCrashError):
-                worker.close(info.session)
 
 
 @contextlib.contextmanager
@@ -180,7 +156,7 @@ def _unobservable(model: ir.Model, names: Iterable[str]) -> dict[str, str]:
 def _digest(samples: Iterable[Feed]) -> tuple[int, int]:
     """Number and summed hashes of samples."""
     digests = [feed_digest(feed) for feed in samples]
-    return len(digests), sum(digests) % _DIGEST_MODULUS
+    return len(digests), sum(digests) % DIGEST_MODULUS
 
 
 def _take_over(

@@ -118,6 +118,11 @@ class Server:
             objections[name] = watchers[name].see(value)
         return {name: text for name, text in objections.items() if text}
 
+    def settle(self, session: int) -> dict[str, str]:
+        """Tell the watchers that a piece of the samples has ended; gives what they object to."""
+        objections = {name: each.settle() for name, each in self._watchers[session].items()}
+        return {name: text for name, text in objections.items() if text}
+
     def watched(self, session: int) -> dict[str, Watcher]:
         """The watchers of a session, with what they know."""
         return self._watchers[session]

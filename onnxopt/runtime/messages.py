@@ -70,6 +70,13 @@ class Watcher(Protocol):
             What is wrong with it, or None.
         """
 
+    def settle(self) -> str | None:
+        """End a piece of the samples.
+
+        Returns:
+            What is wrong with it together with those before, or None.
+        """
+
 
 @dataclasses.dataclass(frozen=True)
 class KernelTime:

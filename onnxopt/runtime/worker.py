@@ -77,7 +77,12 @@ class Worker:
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
                 text=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))},
+                env={
+                    **os.environ,
+                    # Observers multiply matrices here; the runtime has threads of its own.
+                    "OPENBLAS_NUM_THREADS": "1",
+                    "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+                },
             )
             assert self._process.stdin is not None
             self._process.stdin.write(key.hex() + "\n")
@@ -154,6 +159,11 @@ class Worker:
     def observe(self, session: int, feed: Mapping[str, Any]) -> dict[str, str]:
         """Run a session once for its watchers; gives what they object to, by name."""
         objections: dict[str, str] = self._ask("observe", session=session, feed=dict(feed))
+        return objections
+
+    def settle(self, session: int) -> dict[str, str]:
+        """Tell watchers that a piece of the samples has ended; gives what they object to."""
+        objections: dict[str, str] = self._ask("settle", session=session)
         return objections
 
     def watched(self, session: int) -> dict[str, Any]:

@@ -75,13 +75,14 @@ class Evidence:
             requests.setdefault(_name(node.outputs[0]), []).append(Channels(1))
         for pairing in trace.pairings:
             requests.setdefault(_name(pairing.node.outputs[0]), []).append(Channels(1))
-        fit, check = split(lambda: bench.calibration)
+        fit, check = split(bench.calibration)
         fitted, checked = (
             observe(
                 model,
                 samples,
                 requests,
                 worker=bench.worker,
+                crew=bench.crew,
                 threads=bench.threads,
                 skip_unobservable=True,
                 on_step=bench.on_step,

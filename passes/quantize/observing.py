@@ -44,6 +44,7 @@ def observations_for(model: ir.Model, found: Sequence[Product], bench: Workbench
         bench.calibration,
         requests,
         worker=bench.worker,
+        crew=bench.crew,
         threads=bench.threads,
         on_step=bench.on_step,
     )

@@ -96,6 +96,7 @@ class SmoothActivations(Pass):
             bench.calibration,
             _requests(found),
             worker=bench.worker,
+            crew=bench.crew,
             threads=bench.threads,
             skip_unobservable=True,
             on_step=bench.on_step,

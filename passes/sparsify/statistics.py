@@ -104,6 +104,7 @@ def _collect(
         samples,
         requests,
         worker=workbench.worker,
+        crew=workbench.crew,
         threads=workbench.threads,
         skip_unobservable=True,
         on_step=workbench.on_step,

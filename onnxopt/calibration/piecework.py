@@ -1,0 +1,123 @@
+"""Observing by a crew: each worker runs the model on whole pieces of the samples."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import pathlib
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from onnxopt.calibration.pieces import pieces
+from onnxopt.calibration.sweep import Seen, Sweep, step_text
+from onnxopt.calibration.watch import TensorWatch
+from onnxopt.data import Portable
+from onnxopt.errors import RuntimeCrashError
+from onnxopt.parallel import Crew
+from onnxopt.runtime.worker import shared_worker
+
+__all__ = ["observed_by_crew"]
+
+Feed = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """A job.
+
+    Attributes:
+        sweep: Tells this sweep from others, so that a worker knows whether it has the model open.
+        start: Position of its first sample.
+        stop: Position after its last.
+        feeds: The samples themselves, or where the worker can read them.
+        watches: What to watch, by tensor name.
+        threads: Threads for one operator.
+    """
+
+    sweep: str
+    start: int
+    stop: int
+    feeds: list[Feed] | Portable
+    watches: Mapping[str, TensorWatch]
+    threads: int
+
+    def read(self) -> Iterable[Feed]:
+        """The samples."""
+        if isinstance(self.feeds, Portable):
+            return self.feeds.at(range(self.start, self.stop))
+        return self.feeds
+
+
+def observed_by_crew(
+    crew: Crew,
+    model: pathlib.Path,
+    samples: Iterable[Feed],
+    watches: Mapping[str, TensorWatch],
+    threads: int,
+    on_step: Callable[[str], None],
+) -> Seen:
+    """Run the model on samples and merge what is seen of the pieces in their order.
+
+    Samples in files are read by the workers. Others are read here, and no more of them at once than
+    the workers are busy with.
+
+    Raises:
+        CalibrationError: When a tensor cannot be observed; names it and the sample.
+        RuntimeRefusalError: When the runtime does not take the model or a sample.
+        RuntimeCrashError: When it dies.
+        WorkerLostError: When workers are lost again and again.
+    """
+    total = Seen(0, 0, copy.deepcopy(dict(watches)))  # jobs take watches that have seen nothing
+    count = samples.count() if isinstance(samples, Portable) else None
+    on_step(step_text(0, count))
+    jobs = _jobs(samples, watches, threads)
+    for seen in crew.map(_observe, jobs, model=model):
+        total.merge(seen)
+        on_step(step_text(total.samples, count))
+    return total
+
+
+def _jobs(
+    samples: Iterable[Feed], watches: Mapping[str, TensorWatch], threads: int
+) -> Iterator[_Piece]:
+    sweep = secrets.token_hex(8)
+    if isinstance(samples, Portable) and samples.seekable:
+        for start, stop in pieces(samples.count()):
+            yield _Piece(sweep, start, stop, samples, watches, threads)
+        return
+    coming = iter(samples)
+    for start, stop in pieces():
+        feeds = list(itertools.islice(coming, stop - start))
+        if not feeds:
+            return
+        yield _Piece(sweep, start, start + len(feeds), feeds, watches, threads)
+
+
+#: The sweep that each thread of this process works on, with its name.
+_current = threading.local()
+
+
+def _observe(model: pathlib.Path | bytes | None, piece: _Piece) -> Seen:
+    """Do a job, in a process of the crew; once more where the runtime was killed."""
+    assert model is not None
+    try:
+        return _sweep(model, piece).one_piece(piece.read(), piece.start)
+    except RuntimeCrashError:
+        return _sweep(model, piece).one_piece(piece.read(), piece.start)
+
+
+def _sweep(model: pathlib.Path | bytes, piece: _Piece) -> Sweep:
+    """The model, which stays open from piece to piece and makes room for the next."""
+    known: tuple[str, Sweep] | None = getattr(_current, "sweep", None)
+    if known is not None:
+        name, sweep = known
+        if name == piece.sweep and sweep.open:
+            return sweep
+        sweep.close()
+    worker = shared_worker(f"crew {threading.get_ident()}")
+    sweep = Sweep(model, piece.watches, worker, piece.threads)
+    _current.sweep = (piece.sweep, sweep)
+    return sweep
