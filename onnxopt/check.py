@@ -1,5 +1,7 @@
 """Do two models give the same answers, and if not, which layer is the first that differs?
 
+Of a quantized model every layer differs; then it is said how much noise each has, and why.
+
 Outputs are compared at the runtime's default optimization level, since that is what users deploy,
 with the tolerance and the allowance for the first model's own rounding that `optimize` uses too.
 """
@@ -17,11 +19,13 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from onnxopt.analysis.quantization import is_quantized
 from onnxopt.data import Feed, FeedRequest, FeedSource
 from onnxopt.errors import ModelError, RuntimeCrashError, RuntimeRefusalError
 from onnxopt.explain import AttributionReport, check_attribution_possible, explain
 from onnxopt.instruments.verify import Objection, Referee
 from onnxopt.model import load, save
+from onnxopt.noise import LayerNoise, layer_noise
 from onnxopt.runtime.compare import Difference, Tolerance, compare
 from onnxopt.runtime.messages import SessionInfo
 from onnxopt.runtime.probe import environment
@@ -36,6 +40,10 @@ _MOST_FEEDS = 8
 _MOST_EXPLAINED = 16
 #: Inner values are fetched in batches, so that not all are in memory at once.
 _LAYERS_AT_ONCE = 24
+_HOW_MEASURED = (
+    "Layers that give whole numbers were looked at as ONNX Runtime's fused kernels give them. To "
+    "look at a float value between layers undoes fusions over it: those were measured without."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +81,7 @@ class CheckReport:
         notes: What to know about the result.
         environment: Machine and versions.
         attribution: Whether both answer for the same reasons, where that was asked.
+        noise: Signal to noise of each layer, the worst first, where the second is quantized.
     """
 
     first: str
@@ -86,6 +95,7 @@ class CheckReport:
     notes: tuple[str, ...]
     environment: dict[str, Any]
     attribution: AttributionReport | None = None
+    noise: tuple[LayerNoise, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data; a difference may be infinite."""
@@ -168,10 +178,13 @@ class _Check:
             self.worker.close(info.session)
         interface = _interface_differences(self.referee.reference.info, info)
         objection, differences = self._compare(info, bool(interface))
-        layer = None
+        layer, noise = None, []
         if objection is not None:
-            self.on_step("looking for the first layer that differs")
-            layer = self._first_layer(first, second)
+            if is_quantized(second) and not is_quantized(first):
+                noise = self._noise(first, second)
+            if not noise:
+                self.on_step("looking for the first layer that differs")
+                layer = self._first_layer(first, second)
         return CheckReport(
             str(self.paths[0]),
             str(self.paths[1]),
@@ -183,7 +196,30 @@ class _Check:
             self.tolerance,
             tuple(self.notes),
             environment(self.threads),
+            noise=tuple(noise),
         )
+
+    def _noise(self, first: ir.Model, second: ir.Model) -> list[LayerNoise]:
+        """How much noise each layer of a quantized model has, the worst first.
+
+        In a quantized model nearly all layers differ, so that the first one that does says nothing.
+        """
+        try:
+            found = layer_noise(
+                first,
+                second,
+                self.referee.feeds,
+                worker=self.worker,
+                threads=self.threads,
+                saturation=True,
+                on_step=self.on_step,
+            )
+        except (RuntimeRefusalError, RuntimeCrashError) as error:
+            self.notes.append(f"Layers could not be compared: {error}")
+            return []
+        if any(not each.whole for each in found):
+            self.notes.append(_HOW_MEASURED)
+        return sorted(found, key=lambda each: each.sqnr_db)
 
     def explain(self) -> AttributionReport:
         """Compare why the two answer as they do."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -13,6 +13,7 @@ from onnxopt.bench import BenchReport
 from onnxopt.bisect import BisectReport, Culprit
 from onnxopt.check import CheckReport
 from onnxopt.explain import AttributionReport
+from onnxopt.noise import LayerNoise
 from onnxopt.report.formats import (
     bytes_text,
     decibels_text,
@@ -27,6 +28,8 @@ __all__ = ["bench_lines", "bisect_lines", "check_lines"]
 
 #: So many of the samples that are explained least alike are listed.
 _WORST = 5
+#: So many layers of a quantized model are listed.
+_NOISIEST = 20
 #: So many nodes of a rewrite are listed.
 _NODES = 6
 
@@ -55,11 +58,24 @@ def check_lines(report: CheckReport) -> Iterator[RenderableType]:
         grid.add_row("in the second", layer.second_node)
         grid.add_row("before it", f"{_count(layer.agreed, 'inner value')} agreed")
         yield grid
+    if report.noise:
+        yield from _noise(report.noise)
     if report.attribution is not None:
         yield from _attribution(report.attribution)
     if report.notes:
         yield heading("Notes")
         yield list_of(list(report.notes))
+
+
+def _noise(layers: Sequence[LayerNoise]) -> Iterator[RenderableType]:
+    """Signal to noise of the worst layers of a quantized model, and why."""
+    yield heading("Signal to noise of layers, the worst first")
+    table = new_table("layer", "operator", "S/N", "why", right=(2,))
+    for each in layers[:_NOISIEST]:
+        table.add_row(each.layer, each.operator, decibels_text(each.sqnr_db), each.reason)
+    yield table
+    if len(layers) > _NOISIEST:
+        yield Text(f"\nand {len(layers) - _NOISIEST:,} more, which --json has.")
 
 
 def _attribution(report: AttributionReport) -> Iterator[RenderableType]:

@@ -9,12 +9,14 @@ from typing import Any, ClassVar, Literal
 import onnx_ir as ir
 from onnxopt.passes.infer_shapes import InferShapes
 
+from onnxopt.analysis.quantization import is_quantized
+from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
+from onnxopt.findings import Findings
 from onnxopt.model import light_proto
-from onnxopt.op_traits import Trait, has_trait
+from onnxopt.noise import LayerNoise, layer_noise
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
 from onnxopt.regions import Product, products
 from onnxopt.search import Finding, search
-from onnxopt.traversal import all_nodes
 from onnxopt.workbench import Workbench
 
 from .lowering import lower
@@ -28,6 +30,8 @@ from .trials import Trials, Workshop
 
 __all__ = ["Quantize", "QuantizeOptions"]
 
+#: So many samples tell how noisy each layer is.
+_LOOKED_AT = 4
 _SCHEMES: dict[str, tuple[Mode, ...]] = {
     "auto": (Mode.STATIC, Mode.STATIC_INPUT, Mode.DYNAMIC),
     "static": (Mode.STATIC, Mode.STATIC_INPUT),
@@ -53,6 +57,7 @@ class _Solution:
     plan: Plan
     numbers: Numbers
     finding: Finding
+    findings: Findings
 
 
 class Quantize(Pass):
@@ -69,7 +74,7 @@ class Quantize(Pass):
         outcome = Outcome(model, False)
         bench = self.workbench
         assert bench is not None, "the pass manager refuses passes that lack samples"
-        if _is_quantized(model):
+        if is_quantized(model):
             outcome.refusals.append(Refusal(self.name, "the model is quantized already"))
             return outcome
         raised = model.clone()
@@ -82,7 +87,7 @@ class Quantize(Pass):
             bench.memory[key] = self._solve(raised, found, bench)
         solution: _Solution = bench.memory[key]
         self._report(solution, found, outcome)
-        outcome.findings = tell(solution.finding, found, bench)
+        outcome.findings = solution.findings
         if solution.plan.quantizes:
             _prepare(model)
             outcome.rewritten.update(lower(model, solution.plan, solution.numbers))
@@ -114,7 +119,9 @@ class Quantize(Pass):
             sizes = sizes_of(observations)
             finding = search(Trials(workshop, model, found, numbers, allowed, sizes), bench)
         plan = Plan({key: Mode(mode) for key, mode in finding.choices.items()})
-        return _Solution(plan, numbers, finding)
+        noise = _noise(model, plan, numbers, bench)
+        findings = tell(finding, found, bench, noise, observations, choice)
+        return _Solution(plan, numbers, finding, findings)
 
     def _report(self, solution: _Solution, found: list[Product], outcome: Outcome) -> None:
         finding = solution.finding
@@ -131,8 +138,24 @@ def _prepare(model: ir.Model) -> None:
     InferShapes()(model)
 
 
-def _is_quantized(model: ir.Model) -> bool:
-    return any(has_trait(node, Trait.QUANTIZATION) for node in all_nodes(model.graph))
+def _noise(model: ir.Model, plan: Plan, numbers: Numbers, bench: Workbench) -> list[LayerNoise]:
+    """Signal to noise of each layer under a plan, on a few samples that were kept back."""
+    if not plan.quantizes:
+        return []
+    bench.on_step("measuring the noise of layers")
+    quantized = model.clone()
+    lower(quantized, plan, numbers)
+    try:
+        return layer_noise(
+            model,
+            quantized,
+            bench.held_out.first(_LOOKED_AT),
+            worker=bench.worker,
+            threads=bench.threads,
+            on_step=bench.on_step,
+        )
+    except (RuntimeRefusalError, RuntimeCrashError):
+        return []  # what is only to be told must not cost the result
 
 
 def _digest(model: ir.Model) -> str:

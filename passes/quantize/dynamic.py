@@ -38,6 +38,7 @@ def lower_dynamic(
         dtype=ir.DataType.INT32,
         like=node.outputs[0],
     )
+    editor.take_over_name(node, total)
     wide = editor.node(
         "Cast",
         [total],

@@ -101,13 +101,21 @@ class Editor:
         return self._constants[key]
 
     def take_over(self, old: ir.Value, new: ir.Value) -> None:
-        """Let a new value be read, and be the graph's output, in place of an old one."""
+        """Let a new value be read in place of an old one, under its name."""
+        name = old.name
+        old.name = self._context.unique_name(f"{name}_float")
+        new.name = name
         if old.is_graph_output():
-            name = old.name
-            old.name = self._context.unique_name(f"{name}_float")
-            new.name = name
             new.type = old.type
         old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+    def take_over_name(self, old: ir.Node, new: ir.Value) -> None:
+        """Let the node that gives a new value have the name of an old node, which is to go."""
+        node = new.producer()
+        assert node is not None
+        name = old.name or old.outputs[0].name or ""
+        old.name = self._context.unique_name(f"{name}_float")
+        node.name = name
 
     def remove_unread(self, nodes: Sequence[ir.Node]) -> None:
         """Remove nodes whose outputs nobody reads, and initializers that only they read."""

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from onnxopt.findings import Findings, Layer, Region, Search, Tried
+import numpy as np
+
+from onnxopt.calibration import Histogram as Seen
+from onnxopt.calibration import HistogramObserver, Observations
+from onnxopt.findings import Findings, Histogram, Layer, Region, Search, Tried
+from onnxopt.noise import LayerNoise
 from onnxopt.regions import Product
 from onnxopt.search import Finding, Point
 from onnxopt.workbench import Workbench
 
+from .observing import RangeChoice
 from .plan import Mode
 
 __all__ = ["tell"]
 
+#: So many bins of a histogram are told of.
+_BINS = 64
+_METHOD: dict[RangeChoice, str] = {
+    "min-max": "all that was seen",
+    "consumers": "least error where it is read",
+}
 _PRECISION = {
     Mode.FLOAT: "float32",
     Mode.STATIC: "int8",
@@ -23,23 +35,89 @@ _PRECISION = {
 }
 
 
-def tell(finding: Finding, found: Sequence[Product], bench: Workbench) -> Findings:
+def tell(
+    finding: Finding,
+    found: Sequence[Product],
+    bench: Workbench,
+    noise: Sequence[LayerNoise],
+    observations: Observations,
+    choice: RangeChoice,
+) -> Findings:
     """The sections of the report.
 
     Args:
         finding: What the search found.
         found: The products it was about.
         bench: Its goal and budget.
+        noise: Of the layers of the result.
+        observations: What calibration saw.
+        choice: How ranges were chosen.
     """
     whole = _untouched_seconds(finding)
     return Findings(
-        layers=[_layer(finding, product) for product in found],
+        layers=[
+            *(_layer(finding, product) for product in found),
+            *_noisy(noise, found),
+        ],
+        histograms=list(_histograms(noise, observations, choice)),
         search=Search(
             tried=[_tried(point, finding, whole) for point in finding.curve],
             regions=[_region(finding, product) for product in found],
             goal=bench.goal,
             budget=_budget(bench),
         ),
+    )
+
+
+def _noisy(noise: Sequence[LayerNoise], found: Sequence[Product]) -> Iterator[Layer]:
+    """What is known of the noise of layers; a product's is that of all that belongs to it."""
+    by_value = {each.value: each for each in noise}
+    told: set[str] = set()
+    for product in found:
+        values = [value.name or "" for value in (product.output, product.unclamped)]
+        known = [by_value[name] for name in (*values, product.key) if name in by_value]
+        if known:
+            name = product.node.name or product.key
+            yield Layer(name, sqnr_db=known[0].sqnr_db, reason=_why_noisy(known[0]))
+            told.update(each.value for each in known)
+    for each in noise:
+        if each.value not in told and each.operator:
+            yield Layer(
+                each.layer,
+                each.operator,
+                precision="int8" if each.whole else None,
+                sqnr_db=each.sqnr_db,
+                reason=_why_noisy(each),
+            )
+
+
+def _why_noisy(each: LayerNoise) -> str:
+    return f"noise: {each.reason}" if each.reason else ""
+
+
+def _histograms(
+    noise: Sequence[LayerNoise], observations: Observations, choice: RangeChoice
+) -> Iterator[Histogram]:
+    """How the values that are quantized are spread, with the range of their whole numbers."""
+    for each in noise:
+        known = observations.observers.get(each.value, {}).get(Seen())
+        if not each.whole or not isinstance(known, HistogramObserver) or known.low > known.high:
+            continue
+        counts, edges = _in_bins(known)
+        yield Histogram(each.value, counts, edges, each.low, each.high, _METHOD[choice])
+
+
+def _in_bins(seen: HistogramObserver) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Counts in a few bins of equal width between the extremes."""
+    low, high = seen.low, max(seen.high, seen.low + abs(seen.low) * 1e-6, seen.low + 1e-30)
+    edges = np.linspace(low, high, _BINS + 1)
+    fine, density = seen.density()
+    below = np.concatenate([[0.0], np.cumsum(density * np.diff(fine))]) * seen.total
+    counts = np.diff(np.interp(edges, fine, below))
+    if low <= 0 <= high:
+        counts[min(int(np.searchsorted(edges, 0.0, "right")) - 1, _BINS - 1)] += seen.zeros
+    return tuple(int(count) for count in np.rint(counts)), tuple(
+        float(f"{edge:.6g}") for edge in edges
     )
 
 

@@ -119,3 +119,39 @@ def test_quiet_leaves_the_exit_code(model: pathlib.Path, tmp_path: pathlib.Path)
     other = variant(tmp_path, TEXT.replace("Relu", "Abs"))
     result = run("check", model, other, "--quiet")
     assert (result.exit_code, result.output) == (1, "")
+
+
+def test_layers_of_a_quantized_model_come_with_their_noise(tmp_path: pathlib.Path) -> None:
+    from onnxopt.passes.quantize.plan import Mode
+
+    from tests.passes.quantize.lowered import lowered
+
+    generator = np.random.default_rng(0)
+    float_model = parse(
+        "g (float[n, 16] x) => (float[n, 4] y) {"
+        " [a_product_with_quite_a_long_name_as_exporters_give_them_to_nodes_of_modules]"
+        " a = Gemm(x, w1)"
+        " r = Relu(a) [last] y = Gemm(r, w2) }",
+        {
+            "w1": generator.standard_normal((16, 16)).astype(np.float32),
+            "w2": generator.standard_normal((16, 4)).astype(np.float32),
+        },
+    )
+    feed = {"x": generator.standard_normal((64, 16)).astype(np.float32)}
+    quantized, _ = lowered(float_model, Mode.STATIC, feed)
+    first, second = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
+    onnx.save(float_model, first)
+    onnx.save(quantized, second)
+    page = tmp_path / "page.html"
+    result = run("check", first, second, "--json", "--report", page)
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    layers = document["noise"]
+    assert {each["layer"] for each in layers} >= {"last"}
+    assert [each["sqnr_db"] for each in layers] == sorted(each["sqnr_db"] for each in layers)
+    assert all(each["reason"] for each in layers if each["sqnr_db"] < 60)
+    assert document["layer"] is None
+    assert "the worst first" in page.read_text()
+    text = run("check", first, second)
+    assert "Signal to noise of layers" in text.stdout
+    assert max(map(len, text.stdout.splitlines())) <= 100

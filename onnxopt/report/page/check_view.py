@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxopt.report.page.circumstances import circumstances
+from onnxopt.report.page.layer_table import noise_cell
 from onnxopt.report.page.reasons import add_reasons
 from onnxopt.report.page.run_view import decibels
 from onnxopt.report.page.tables import Cell, Column, Table, cell
@@ -48,10 +49,37 @@ def check_view(document: _Facts, prefix: str, room: int) -> ReportView:
         layer=layer,
         notes=document["notes"],
     )
+    if document.get("noise"):
+        page.add("noise", "Layers", table=_noise(document["noise"], f"{prefix}-noise"))
     if document.get("attribution"):
         add_reasons(page, document["attribution"])
     page.add("again", "How to see this again", facts=list(circumstances(document)))
     return page
+
+
+def _noise(layers: Sequence[_Facts], name: str) -> Table:
+    """Signal to noise of the layers of a quantized model; in JSON null is no noise at all."""
+    return Table.of_records(
+        name,
+        f"{len(layers):,} layers of the quantized model, the worst first.",
+        layers,
+        [
+            (Column("layer", breaks=True), lambda each: Cell(each["layer"])),
+            (Column("operator"), lambda each: Cell(each["operator"])),
+            (Column("S/N (dB)", True), noise_cell),
+            (
+                Column("looked at", help="whole numbers are as fused kernels give them"),
+                lambda each: Cell("whole numbers" if each["whole"] else "floats"),
+            ),
+            (Column("least", True), lambda each: cell(each["least"], "{:.3g}".format)),
+            (Column("greatest", True), lambda each: cell(each["greatest"], "{:.3g}".format)),
+            (Column("range from", True), lambda each: cell(each["low"], "{:.3g}".format)),
+            (Column("to", True), lambda each: cell(each["high"], "{:.3g}".format)),
+            (Column("why", wide=True), lambda each: Cell(each["reason"])),
+        ],
+        tall=len(layers) > 20,
+        filter="layer, operator or why" if len(layers) > 20 else "",
+    )
 
 
 def _table(document: _Facts, name: str) -> Table:

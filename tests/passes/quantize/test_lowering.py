@@ -247,3 +247,23 @@ def test_shared_weights_serve_each_product() -> None:
     assert done == {"static-input": 3}
     assert decibels(run(model, feed)[0], run(quantized, feed)[0]) > 26
     assert "w" not in {each.name for each in quantized.graph.initializer}
+
+
+def test_a_product_reads_what_a_product_with_a_bias_gives() -> None:
+    model = parse(
+        """
+        g (float[N, 16] x) => (float[N, 5] y) {
+            m = MatMul(x, w1)
+            a = Add(m, b1)
+            n = MatMul(a, w2)
+            y = Add(n, b2)
+        }
+        """,
+        {"w1": _array(16, 12), "b1": _array(12), "w2": _array(12, 5), "b2": _array(5)},
+    )
+    feed = {"x": _array(64, 16)}
+    quantized, _ = lowered(model, Mode.STATIC_INPUT, feed)
+    (expected,), (actual,) = run(model, feed), run_at(quantized, feed)
+    assert decibels(expected, actual) > 30
+    names = {name for node in quantized.graph.node for name in node.output}
+    assert "a" in names  # what stands for a value has its name

@@ -148,3 +148,26 @@ def test_constant_tensors_can_be_quantized(source: pathlib.Path) -> None:
     np.savez(source.with_name("data.npz"), x=np.zeros((12, 3, 16, 16), np.float32))
     report = _optimize(source, source.with_name("out.onnx"))
     assert report.undone == []
+
+
+def test_the_report_tells_noise_and_ranges_of_layers(source: pathlib.Path) -> None:
+    document = _optimize(source, source.with_name("out.onnx")).to_dict()
+    layers = {each["name"]: each for each in document["layers"]}
+    assert {"a", "b", "s", "y"} <= set(layers)
+    assert all(layers[name]["sqnr_db"] > 15 for name in ("a", "b", "s", "y"))
+    drawn = {each["tensor"]: each for each in document["histograms"]}
+    assert {"x", "r", "b"} <= set(drawn)
+    for each in drawn.values():
+        assert sum(each["counts"]) > 0
+        assert each["edges"] == sorted(each["edges"])
+        assert each["low"] <= 0 <= each["high"]
+        assert each["method"]
+    # Extremes are all covered where nothing was cut off: a step at most is missing.
+    step = (drawn["x"]["high"] - drawn["x"]["low"]) / 255
+    assert drawn["x"]["low"] <= drawn["x"]["edges"][0] + step
+
+
+def test_zeros_are_counted_where_zero_is(source: pathlib.Path) -> None:
+    document = _optimize(source, source.with_name("out.onnx")).to_dict()
+    (rectified,) = (each for each in document["histograms"] if each["tensor"] == "r")
+    assert rectified["counts"][0] > sum(rectified["counts"]) / 3  # what Relu cut off
