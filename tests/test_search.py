@@ -129,6 +129,16 @@ def test_a_region_without_its_kernel_is_left_alone(tmp_path: pathlib.Path) -> No
     assert finding.left["c"] == "the runtime has no fitting kernel for it"
 
 
+def test_flips_are_foretold_from_margins_and_noise(tmp_path: pathlib.Path) -> None:
+    """Eight decisions prove nothing by themselves, and the noise of `b` is as large as margins."""
+    finding = search(
+        Sums(tmp_path), _bench(shared_worker(), Budget(min_sqnr=None, min_agreement=0.9))
+    )
+    assert "b" not in finding.choices
+    assert "c" in finding.choices
+    assert any("margins and noise" in point.objection for point in finding.curve)
+
+
 def test_the_curve_tells_of_every_plan(tmp_path: pathlib.Path) -> None:
     finding = search(
         Sums(tmp_path), _bench(shared_worker(), Budget(min_sqnr=20.0, min_agreement=None))

@@ -1,0 +1,221 @@
+"""From what treatments gain and cost to the best plan within the budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from onnxopt.accuracy import fidelity
+from onnxopt.runtime.statistics import ratio, undisturbed
+from onnxopt.runtime.trial import race
+from onnxopt.search.finding import Finding, Point
+from onnxopt.search.runs import Judged, Runs
+from onnxopt.search.subject import Subject
+from onnxopt.search.trades import NOT_FUSED, Trades
+from onnxopt.workbench import Effort, Workbench
+
+__all__ = ["search"]
+
+#: How many times it is tried to put a region back.
+_PUT_BACK: Mapping[Effort, int] = {"low": 0, "medium": 6, "high": 24}
+#: Other samples may be worse than those that a plan was chosen by: so many standard errors of the
+#: noise are allowed for, and each time that other samples are worse indeed, so many more.
+_MARGIN = 1.0
+#: A race whose outcome is not certain is run again, for so many times as long.
+_LONGER = 4.0
+#: On a busy machine intervals are wide; then the least disturbed runs have to be faster by this.
+_CLEARLY_FASTER = 1.04
+
+
+def search(subject: Subject, bench: Workbench) -> Finding:
+    """Find the best plan within the budget."""
+    return _Search(subject, bench).run()
+
+
+class _Search:
+    def __init__(self, subject: Subject, bench: Workbench) -> None:
+        self._subject, self._bench = subject, bench
+        self._finding = Finding({})
+        self._runs = Runs(subject, bench)
+        self._trades = Trades(subject, bench, self._runs, self._finding)
+        self._tried: dict[tuple[tuple[str, str], ...], Judged | None] = {}
+
+    def run(self) -> Finding:
+        finding, regions = self._finding, list(self._subject.regions())
+        if not regions:
+            finding.reason = "there is nothing to treat"
+            return finding
+        self._trades.measure_gains(regions)
+        fastest = self._fastest(regions)
+        if not fastest:
+            finding.reason = "no treatment of any region is faster"
+            return finding
+        self._trades.measure_noise(fastest)
+        way = self._descend(fastest)
+        self._choose(way)
+        for region in regions:
+            if region not in finding.choices and region not in finding.left:
+                finding.left[region] = self._why_left(region)
+        return finding
+
+    # The way from the fastest plan to the untouched model
+
+    def _fastest(self, regions: Sequence[str]) -> dict[str, str]:
+        """The plan that should be fastest.
+
+        From all regions treated, those are left alone one by one with which more is lost than is
+        saved by not having to convert numbers around them.
+        """
+        plan = self._trades.best_kinds(regions)
+        while plan:
+            region = min(plan, key=lambda each: self._trades.cost(plan, each, None))
+            if self._trades.cost(plan, region, None) >= 0:
+                break
+            del plan[region]
+            self._finding.left[region] = "no treatment of it is faster here"
+        return plan
+
+    def _descend(self, fastest: dict[str, str]) -> list[dict[str, str]]:
+        """Plans from the fastest down to the untouched one, each by the best next move."""
+        way, plan = [dict(fastest)], dict(fastest)
+        while plan:
+            region, kind = max(
+                self._trades.moves(plan), key=lambda move: self._trades.rate(plan, *move)
+            )
+            if kind is None:
+                del plan[region]
+            else:
+                plan[region] = kind
+            way.append(dict(plan))
+        return way
+
+    # Whole plans
+
+    def _choose(self, way: Sequence[dict[str, str]]) -> None:
+        """The first plan on the way that keeps the budget everywhere and is faster."""
+        finding, bench, start = self._finding, self._bench, 0
+        margin = _MARGIN
+        while start < len(way) - 1:
+            index = self._first_good(way, start, margin)
+            if not way[index]:
+                break
+            plan = self._put_back(way, index, margin)
+            plan = self._without_misplaced(plan)
+            if not plan:
+                finding.reason = NOT_FUSED
+                break
+            objection = self._last_word(plan)
+            if objection is None:
+                finding.choices = plan
+                return
+            finding.reason = objection
+            if finding.fidelity is not None and not bench.budget.objection(finding.fidelity):
+                break  # it was too slow, and plans further down save less
+            start, margin = index + max(1, (len(way) - index) // 16), margin + _MARGIN
+        finding.choices = {}
+        finding.reason = finding.reason or "every plan is over the budget"
+
+    def _first_good(self, way: Sequence[dict[str, str]], start: int, margin: float) -> int:
+        """Bisect: the first plan from ``start`` that keeps the budget with a margin."""
+        if self._keeps_budget(way[start], margin):
+            return start
+        low, high = start, len(way) - 1  # the last is the untouched model
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._keeps_budget(way[middle], margin):
+                high = middle
+            else:
+                low = middle
+        return high
+
+    def _put_back(self, way: Sequence[dict[str, str]], index: int, margin: float) -> dict[str, str]:
+        """Try to treat again what was given up for little."""
+        plan, gain = dict(way[index]), self._finding.gain
+        given_up = [region for region in way[0] if plan.get(region) != way[0][region]]
+        given_up.sort(key=lambda region: -gain[region, way[0][region]])
+        tries = _PUT_BACK[self._bench.effort]
+        for region in given_up[1 : tries + 1]:
+            tried = {**plan, region: way[0][region]}
+            if self._keeps_budget(tried, margin):
+                plan = tried
+        return plan
+
+    def _without_misplaced(self, plan: dict[str, str]) -> dict[str, str]:
+        """Leave regions alone that do not get their kernels in this very plan."""
+        while plan:
+            misplaced = self._runs.profile(plan).misplaced
+            if not misplaced:
+                break
+            plan = {region: kind for region, kind in plan.items() if region not in misplaced}
+            self._finding.left.update(dict.fromkeys(misplaced, NOT_FUSED))
+        return plan
+
+    def _keeps_budget(self, plan: dict[str, str], margin: float) -> bool:
+        key = tuple(sorted(plan.items()))
+        if key not in self._tried:
+            self._bench.on_step(f"trying a plan with {len(plan)} regions")
+            self._tried[key] = self._runs.judged(plan)
+        judged = self._tried[key]
+        if judged is None:
+            return False
+        objection = self._objection(judged, margin)
+        self._finding.curve.append(Point.of(plan, judged.fidelity, objection))
+        return objection is None
+
+    def _objection(self, judged: Judged, margin: float) -> str | None:
+        """What is over the budget, or may be on other samples."""
+        budget = self._bench.budget
+        if budget.min_sqnr is not None:
+            allowance = 10 * math.log10(1 + margin * judged.spread)
+            budget = dataclasses.replace(budget, min_sqnr=budget.min_sqnr + allowance)
+        objection = budget.objection(judged.fidelity)
+        if objection is not None or budget.min_agreement is None or judged.flips is None:
+            return objection
+        most = judged.flips.share + margin * judged.flips.error
+        if most <= 1 - budget.min_agreement:
+            return None
+        return (
+            f"by margins and noise, up to {most:.1%} of decisions are expected to be others, and "
+            f"the budget is {1 - budget.min_agreement:.1%}"
+        )
+
+    def _last_word(self, plan: dict[str, str]) -> str | None:
+        """What held-out samples and a race against the untouched model have against a plan."""
+        bench, finding = self._bench, self._finding
+        bench.on_step("checking the plan on other samples")
+        feeds = bench.held_out.first(64)
+        with self._subject.build({}) as before, self._subject.build(plan) as after:
+            names, expected = self._runs.outputs(before, feeds)
+            _, actual = self._runs.outputs(after, feeds)
+            finding.fidelity = self._runs.scored(fidelity(expected, actual, names), after)
+            objection = bench.budget.objection(finding.fidelity)
+            if objection is not None:
+                finding.curve.append(Point.of(plan, finding.fidelity, objection))
+                return objection
+            for seconds in (bench.seconds, _LONGER * bench.seconds):
+                samples = race(
+                    bench.worker,
+                    [before, after],
+                    self._runs.probes[0],
+                    threads=bench.threads,
+                    seconds=seconds,
+                )
+                finding.speed = ratio(*samples)
+                if not finding.speed.is_noise:
+                    break
+        assert finding.speed is not None
+        quiet = undisturbed(samples[0]) / undisturbed(samples[1])
+        if bench.goal != "size" and not (finding.speed.is_faster or quiet > _CLEARLY_FASTER):
+            objection = f"the best plan runs at {finding.speed.median:.2f}x"
+        finding.curve.append(Point.of(plan, finding.fidelity, objection, finding.speed))
+        return objection
+
+    def _why_left(self, region: str) -> str:
+        noise = self._finding.noise
+        known = [noise[pair] for pair in noise if pair[0] == region and noise[pair] < math.inf]
+        if not self._finding.choices:
+            return self._finding.reason
+        if not known or min(known) <= 0:
+            return "leaving it alone is faster"
+        return f"alone it takes the output to {-10 * math.log10(min(known)):.1f} dB"

@@ -1,0 +1,206 @@
+"""Running the models of a subject: their outputs, and where their time goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxopt.accuracy import Fidelity, Score, decision_kind, fidelity
+from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
+from onnxopt.numerics.decisions import Flips, expected_flips
+from onnxopt.parallel import Crew
+from onnxopt.runtime.outputs import outputs_of_all
+from onnxopt.runtime.trial import Feed
+from onnxopt.search.subject import Choices, Subject
+from onnxopt.workbench import Workbench
+
+__all__ = ["Judged", "Profile", "Runs", "noise_of"]
+
+#: Samples that plans are chosen by.
+_PROBES = 24
+#: With so many decisions, flips are counted and not foretold.
+_ENOUGH = 1000
+#: A profile is of so many runs, and of as many as go into so many seconds.
+_LEAST_RUNS, _MOST_RUNS, _PROFILE_SECONDS = 10, 200, 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Seconds of one run.
+
+    Attributes:
+        seconds: By region.
+        total: Of all kernels.
+        misplaced: Regions that did not get the kernels that their treatment is for.
+    """
+
+    seconds: dict[str, float]
+    total: float
+    misplaced: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """How true a plan is, and how sure that is.
+
+    Attributes:
+        fidelity: Over the probes.
+        spread: Standard error of the noise of the worst output, as a share of the noise.
+        flips: Decisions that are expected to be others, of the worst output; None where none is a
+            choice between scores, or there are enough to count.
+    """
+
+    fidelity: Fidelity
+    spread: float
+    flips: Flips | None = None
+
+
+class Runs:
+    """Runs plans of a subject on samples to learn from.
+
+    Args:
+        subject: Builds the models.
+        bench: Samples and a place to run them.
+
+    Attributes:
+        probes: Samples that plans are chosen by.
+    """
+
+    def __init__(self, subject: Subject, bench: Workbench) -> None:
+        self._subject, self._bench = subject, bench
+        self.probes = bench.calibration.first(_PROBES)
+        with subject.build({}) as path:
+            self._names, self._expected = self.outputs(path, self.probes)
+
+    def outputs(
+        self, path: pathlib.Path, feeds: Sequence[Feed]
+    ) -> tuple[list[str], list[list[Any]]]:
+        """Names of the outputs, and what they are, by feed.
+
+        Raises:
+            RuntimeRefusalError: When the runtime refuses the model.
+            RuntimeCrashError: When it crashes.
+        """
+        worker = self._bench.worker
+        info = worker.open(path, threads=self._bench.threads)
+        try:
+            return (
+                [port.name for port in info.outputs],
+                [worker.run(info.session, feed) for feed in feeds],
+            )
+        finally:
+            worker.close(info.session)
+
+    def profile(self, choices: Choices) -> Profile:
+        """Where the time of one run goes.
+
+        Raises:
+            RuntimeRefusalError: When the runtime refuses the model.
+            RuntimeCrashError: When it crashes.
+        """
+        worker = self._bench.worker
+        with self._subject.build(choices) as path:
+            info = worker.open(path, threads=self._bench.threads, profile=True)
+            try:
+                end = time.perf_counter() + _PROFILE_SECONDS
+                runs = 0
+                while runs < _LEAST_RUNS or (runs < _MOST_RUNS and time.perf_counter() < end):
+                    worker.run(info.session, self.probes[0])
+                    runs += 1
+                kernels = worker.kernels(info.session)
+            finally:
+                worker.close(info.session)
+        spent: dict[str, float] = {}
+        for kernel in kernels:
+            owner = self._subject.owner(kernel.node)
+            if owner is not None:
+                spent[owner] = spent.get(owner, 0.0) + kernel.undisturbed
+        total = sum(kernel.undisturbed for kernel in kernels)
+        return Profile(spent, total, tuple(self._subject.misplaced(kernels, choices)))
+
+    def fidelities(
+        self, plans: Sequence[Choices], count: int, crew: Crew
+    ) -> Iterator[Fidelity | None]:
+        """How true plans are on the first probes; None where the runtime refuses the model."""
+        feeds = self.probes[:count]
+        models = (self._subject.build(choices) for choices in plans)
+        bench = self._bench
+        for actual in outputs_of_all(crew, bench.worker, models, feeds, threads=bench.threads):
+            if actual is None:
+                yield None
+            else:
+                yield fidelity(self._expected[: len(feeds)], actual, self._names)
+
+    def judged(self, choices: Choices) -> Judged | None:
+        """How true a plan is on all probes; None when the runtime refuses the model."""
+        with self._subject.build(choices) as path:
+            try:
+                _, actual = self.outputs(path, self.probes)
+            except (RuntimeRefusalError, RuntimeCrashError):
+                return None
+            found = self.scored(fidelity(self._expected, actual, self._names), path)
+            spread = _relative_error(self._expected, actual)
+            return Judged(found, spread, self._flips(found, actual))
+
+    def _flips(self, found: Fidelity, actual: Sequence[Sequence[Any]]) -> Flips | None:
+        worst: Flips | None = None
+        for index, output in enumerate(found.outputs):
+            agreement = output.agreement
+            if agreement is None or output.mismatch or agreement.total >= _ENOUGH:
+                continue
+            scores = [each[index] for each in self._expected]
+            if not all(isinstance(each, np.ndarray) for each in scores):
+                continue
+            kind = decision_kind(scores)
+            if kind is None or kind[0] != "top-1":
+                continue
+            flips = expected_flips(scores, [each[index] for each in actual], kind[1])
+            if flips is not None and (worst is None or flips.share > worst.share):
+                worst = flips
+        return worst
+
+    def scored(self, found: Fidelity, path: pathlib.Path) -> Fidelity:
+        """With what the user's own measure says of a model, if there is one."""
+        evaluate = self._bench.budget.evaluate
+        if evaluate is None:
+            return found
+        before = self._bench.memory.get("score of the original")
+        if before is None:
+            before = evaluate(str(self._bench.source))
+            self._bench.memory["score of the original"] = before
+        return dataclasses.replace(found, score=Score(before, evaluate(str(path))))
+
+
+def noise_of(found: Fidelity) -> float:
+    """Noise power relative to the signal's, summed over outputs."""
+    return sum(math.inf if each.mismatch else 10 ** (-each.sqnr_db / 10) for each in found.outputs)
+
+
+def _relative_error(expected: Sequence[Sequence[Any]], actual: Sequence[Sequence[Any]]) -> float:
+    """Standard error of the noise of the worst output, as a share of it.
+
+    The noise is sum n / sum s over samples of noise power n and signal power s; the error of such
+    a ratio comes from the residuals n - (N / S) s (Cochran, Sampling Techniques, section 6.4).
+    """
+    worst = 0.0
+    for index in range(len(expected[0]) if expected else 0):
+        powers = [
+            (float(np.square(x, dtype=np.float64).sum()), float(np.square(x - y).sum()))
+            for x, y in ((a[index], b[index]) for a, b in zip(expected, actual, strict=True))
+            if isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.shape == np.shape(y)
+        ]
+        if len(powers) < 2:
+            continue
+        signal, noise = np.array(powers).T
+        if noise.sum() > 0 and signal.sum() > 0:
+            residuals = noise - noise.sum() / signal.sum() * signal
+            count = len(residuals)
+            error = math.sqrt(float(np.square(residuals).sum()) * count / (count - 1))
+            worst = max(worst, error / float(noise.sum()))
+    return worst
