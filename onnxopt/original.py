@@ -24,6 +24,7 @@ from onnxopt.instruments.verify import Objection, Referee
 from onnxopt.layers import beside
 from onnxopt.model import Interface, bytes_on_disk, light_proto, load
 from onnxopt.parallel import Crew
+from onnxopt.parallel.quiet import waiting, working
 from onnxopt.report.run import ModelFacts, RunReport
 from onnxopt.runtime.hardware import resolve_target
 from onnxopt.runtime.trial import Trial
@@ -79,7 +80,7 @@ class Original:
         self.facts = ModelFacts(bytes_on_disk(path, model), ops.total(), dict(ops))
         self._together = self.facts.bytes <= _RACE_LIMIT_BYTES
         self._source: FeedSource | None = None
-        self._referee = self._executor.submit(self._referee_maker(model))
+        self._referee = self._executor.submit(_while_working, self._referee_maker(model))
 
     def model(self) -> ir.Model:
         """The model, freshly loaded, to be changed by whoever asked for it."""
@@ -93,7 +94,8 @@ class Original:
         Raises:
             OnnxoptError: When the runtime refuses the original, or no inputs for it are found.
         """
-        return self._referee.result()
+        with waiting():
+            return self._referee.result()
 
     def judge(self, candidate: Candidate, *, size: bool = True) -> Objection | None:
         """Hold a candidate against the original and write down what was seen.
@@ -199,7 +201,8 @@ class Original:
 
     def close(self) -> None:
         """Let go of the original's session, if it got that far."""
-        self._executor.shutdown()
+        with waiting():
+            self._executor.shutdown()
         if self._referee.exception() is None:
             referee = self._referee.result()
             if referee is not None:
@@ -285,6 +288,11 @@ class Original:
                 raise ModelError(f"{self.path} cannot be run: {error}") from error
 
         return make
+
+
+def _while_working(make: Callable[[], Referee | None]) -> Referee | None:
+    with working():
+        return make()
 
 
 def _at_most(samples: Samples, most_bytes: int) -> list[Feed]:

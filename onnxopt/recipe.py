@@ -49,6 +49,10 @@ class Recipe:
     values: Mapping[str, str]
     budget: Mapping[str, Any]
 
+    def replace(self, **settings: Any) -> Recipe:
+        """The recipe with other settings."""
+        return dataclasses.replace(self, settings={**self.settings, **settings})
+
 
 def budget_from(fields: Mapping[str, Any]) -> Budget:
     """A budget of the fields that are given; an evaluation replaces the limits that are not.

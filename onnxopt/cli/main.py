@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from onnxopt.cli.batch import batch
 from onnxopt.cli.bench import bench
 from onnxopt.cli.bisect import bisect
 from onnxopt.cli.check import check
@@ -85,6 +86,7 @@ def shared(
 app.command(epilog="Example: onnxopt optimize model.onnx smaller.onnx --report report.html")(
     optimize
 )
+app.command(epilog="Example: onnxopt batch models/ out/ --recipe recipe.toml --workers 2")(batch)
 app.command(epilog="Example: onnxopt inspect model.onnx --shape image:1,3,224,224")(inspect)
 app.command(epilog="Example: onnxopt check model.onnx smaller.onnx --tolerance 1e-3,1e-5")(check)
 app.command(epilog="Example: onnxopt bench model.onnx smaller.onnx --report bench.html")(bench)

@@ -13,6 +13,7 @@ from onnxopt.cli.option_groups import OptionGroup, takes_option_groups
 from onnxopt.cli.option_text import shapes_from_texts, tolerance_from_text, values_from_texts
 from onnxopt.cli.options import (
     BudgetOptions,
+    CrewOptions,
     ExternalData,
     FeedOptions,
     Model,
@@ -93,6 +94,7 @@ def optimize(
     seconds: Seconds = None,
     budget: BudgetOptions,
     aim: AimOptions,
+    crew: CrewOptions,
     external_data: ExternalData = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Replace the input by the result.")
@@ -132,7 +134,8 @@ def optimize(
         "reproducer": reproducer,
         "details": reports.wants_details or None,
     }
-    given = {key: value for key, value in given.items() if value is not None} | aim.given()
+    given = {key: value for key, value in given.items() if value is not None}
+    given |= aim.given() | crew.given()
     tolerances = None if tolerance is None else tolerance_from_text(tolerance)
     settings = _settings(model, recipe, given, feeds.values(), tolerances, budget)
     written_to = _target(model, output, settings)

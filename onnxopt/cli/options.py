@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,9 +14,11 @@ from onnxopt.cli.option_text import named_texts, shapes_from_texts, values_from_
 
 if TYPE_CHECKING:
     from onnxopt.data import FeedRequest
+    from onnxopt.parallel import Crew
 
 __all__ = [
     "BudgetOptions",
+    "CrewOptions",
     "ExternalData",
     "FeedOptions",
     "Json",
@@ -163,6 +166,41 @@ class FeedOptions(OptionGroup):
         from onnxopt.data import FeedRequest
 
         return FeedRequest(values_from_texts(model, texts), sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class CrewOptions(OptionGroup):
+    """Who does the work that can be divided."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that share the work; the result is the same.",
+            show_default="1",
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Have the workers of a dask cluster share it: tcp://host:8786.",
+            show_default=False,
+        ),
+    ] = None
+
+    def open(self, settings: Mapping[str, Any]) -> Crew:
+        """Those who are asked for here, or else by the settings of a recipe.
+
+        Raises:
+            OptionError: When both kinds are asked for, or the cluster cannot be reached.
+        """
+        from onnxopt.parallel import open_crew
+
+        chosen = self.given() or {
+            name: settings[name] for name in ("workers", "scheduler") if name in settings
+        }
+        return open_crew(**chosen)
 
 
 _BUDGET = "What lossy passes may cost"

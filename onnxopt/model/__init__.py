@@ -11,6 +11,7 @@ from onnxopt.model.interface import Interface, restore_interface
 from onnxopt.model.light import light_proto
 from onnxopt.model.loading import bytes_on_disk, from_proto, load, states_no_inner_shape
 from onnxopt.model.mapping import let_go_of_pages
+from onnxopt.model.protos import external_files
 from onnxopt.model.saving import ExternalData, StagedModel, copy, save, stage, to_proto
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "StagedModel",
     "bytes_on_disk",
     "copy",
+    "external_files",
     "from_proto",
     "let_go_of_pages",
     "light_proto",

@@ -8,7 +8,7 @@ import concurrent.futures
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from onnxopt.errors import WorkerLostError
 
@@ -79,7 +79,7 @@ class Crew(abc.ABC):
     def close(self) -> None:  # noqa: B027 - there may be nothing to do
         """Let the workers go."""
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

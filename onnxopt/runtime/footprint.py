@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from onnxopt.parallel.quiet import quiet
 from onnxopt.runtime.worker import Worker
 
 __all__ = ["Footprint", "footprint"]
@@ -39,7 +40,7 @@ def footprint(
         RuntimeRefusalError: When the runtime does not load or run it.
         RuntimeCrashError: When the process dies or hangs.
     """
-    with Worker() as worker:
+    with quiet(), Worker() as worker:
         idle = worker.peak_memory()
         info = worker.open(model, threads=threads)
         worker.run(info.session, feed)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from onnxopt.parallel.quiet import quiet
 from onnxopt.runtime.messages import Kernel, SessionInfo
 from onnxopt.runtime.worker import Worker
 
@@ -130,12 +131,13 @@ def race(
             sessions.append(opened[-1])
     try:
         samples: list[list[float]] = [[] for _ in sessions]
-        for _ in range(_HEATS):
-            times = worker.time(sessions, feed, seconds / _HEATS, _LEAST_ROUNDS)
-            for known, new in zip(samples, times, strict=True):
-                known.extend(new)
-            if enough(samples):
-                break
+        with quiet():
+            for _ in range(_HEATS):
+                times = worker.time(sessions, feed, seconds / _HEATS, _LEAST_ROUNDS)
+                for known, new in zip(samples, times, strict=True):
+                    known.extend(new)
+                if enough(samples):
+                    break
         return samples
     finally:
         for session in opened:

@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection, Listener
 from typing import IO, Any
 
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
+from onnxopt.parallel.quiet import quiet
 from onnxopt.runtime.messages import Kernel, KernelTime, SessionInfo, Watcher
 
 __all__ = ["Worker", "shared_worker"]
@@ -215,22 +216,24 @@ class Worker:
             RuntimeRefusalError: When the runtime does not take the model or the feed.
             RuntimeCrashError: When the child dies or hangs.
         """
-        times: list[KernelTime] = self._ask(
-            "profile",
-            model=os.path.abspath(model),
-            feed=dict(feed),
-            threads=threads,
-            seconds=seconds,
-        )
+        with quiet():
+            times: list[KernelTime] = self._ask(
+                "profile",
+                model=os.path.abspath(model),
+                feed=dict(feed),
+                threads=threads,
+                seconds=seconds,
+            )
         return times
 
     def time(
         self, sessions: Sequence[int], feed: Mapping[str, Any], seconds: float, least: int = 5
     ) -> list[list[float]]:
         """Seconds for one run, by session and round, measured in turn; see the child's method."""
-        samples: list[list[float]] = self._ask(
-            "time", sessions=list(sessions), feed=dict(feed), seconds=seconds, least=least
-        )
+        with quiet():
+            samples: list[list[float]] = self._ask(
+                "time", sessions=list(sessions), feed=dict(feed), seconds=seconds, least=least
+            )
         return samples
 
     def close(self, session: int) -> None:

@@ -15,6 +15,7 @@ from onnxopt.accuracy import Fidelity, Score, decision_kind, fidelity
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
 from onnxopt.numerics.decisions import Flips, expected_flips
 from onnxopt.parallel import Crew
+from onnxopt.parallel.quiet import quiet
 from onnxopt.runtime.outputs import outputs_of_all
 from onnxopt.runtime.trial import Feed
 from onnxopt.search.subject import Choices, Subject
@@ -105,7 +106,7 @@ class Runs:
             RuntimeCrashError: When it crashes.
         """
         worker = self._bench.worker
-        with self._subject.build(choices) as path:
+        with self._subject.build(choices) as path, quiet():
             info = worker.open(path, threads=self._bench.threads, profile=True)
             try:
                 end = time.perf_counter() + _PROFILE_SECONDS

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
 from onnxopt.parallel import ALONE, Crew
+from onnxopt.parallel.quiet import quiet
 from onnxopt.search.finding import Finding
 from onnxopt.search.runs import Profile, Runs, noise_of
 from onnxopt.search.subject import Choices, Subject
@@ -73,9 +74,10 @@ class Trades:
             if kind == fastest[region] or finding.gain.get((region, kind), 0.0) > 0
         ]
         pairs.sort(key=lambda pair: -finding.gain[pair])
-        start = time.perf_counter()
-        self._try_alone(pairs[:_FIRST], pairs, ALONE)
-        seconds = (time.perf_counter() - start) / max(1, len(pairs[:_FIRST]))
+        with quiet():
+            start = time.perf_counter()
+            self._try_alone(pairs[:_FIRST], pairs, ALONE)
+            seconds = (time.perf_counter() - start) / max(1, len(pairs[:_FIRST]))
         # Not until time is up: what is tried must not depend on how many workers try it.
         most = max(_FIRST, int(_PATIENCE[self._bench.effort] / max(seconds, 1e-9)))
         self._try_alone(pairs[_FIRST:most], pairs, self._bench.crew)

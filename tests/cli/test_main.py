@@ -15,7 +15,17 @@ import pytest
 from onnxopt.cli.failures import DEBUG_VARIABLE, reports_failures
 from tests.cli.conftest import run
 
-COMMANDS = ("optimize", "inspect", "check", "bench", "report", "passes", "bisect", "decode")
+COMMANDS = (
+    "optimize",
+    "batch",
+    "inspect",
+    "check",
+    "bench",
+    "report",
+    "passes",
+    "bisect",
+    "decode",
+)
 MAIN = (sys.executable, "-c", "from onnxopt.cli.main import main; main()")
 
 

@@ -19,7 +19,13 @@ from onnxopt.report.page.figures import Figure
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["check_page_possible", "page_from_files", "render_page", "write_page"]
+__all__ = [
+    "check_page_possible",
+    "page_from_files",
+    "pages_are_possible",
+    "render_page",
+    "write_page",
+]
 
 #: What a page is made with; the extra ``report`` installs them.
 _MADE_WITH = ("jinja2", "altair", "vl_convert")
@@ -33,11 +39,20 @@ def check_page_possible() -> None:
     Raises:
         OptionError: When a package is missing.
     """
-    missing = [name for name in _MADE_WITH if importlib.util.find_spec(name) is None]
+    missing = _missing()
     if missing:
         raise OptionError(
             f"a page needs the package {' and '.join(missing)}: pip install 'onnxopt[report]'"
         )
+
+
+def pages_are_possible() -> bool:
+    """Whether all that makes pages is there."""
+    return not _missing()
+
+
+def _missing() -> list[str]:
+    return [name for name in _MADE_WITH if importlib.util.find_spec(name) is None]
 
 
 def write_page(path: pathlib.Path, documents: Sequence[Mapping[str, Any]]) -> None:

@@ -18,12 +18,14 @@ class Cell:
         key: What it is sorted by where that is not the text; a missing number is empty and last.
         title: What a pointer shows beside.
         picked: Index of what a click on it shows, where it can be clicked.
+        link: Another page that it leads to, if it heads a row.
     """
 
     text: str
     key: float | str | None = None
     title: str = ""
     picked: int | None = None
+    link: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

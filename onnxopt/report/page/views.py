@@ -106,6 +106,7 @@ def short_name(path: str) -> str:
 
 def _makers() -> dict[str, Callable[[_Facts, str, int], ReportView]]:
     from onnxopt.report.page import (
+        batch_view,
         bench_view,
         check_view,
         compress_view,
@@ -119,6 +120,7 @@ def _makers() -> dict[str, Callable[[_Facts, str, int], ReportView]]:
         "compress": compress_view.compress_view,
         "distill": distill_view.distill_view,
         "check": check_view.check_view,
+        "batch": batch_view.batch_view,
         "bench": bench_view.bench_view,
         "inspect": inspect_view.inspect_view,
     }
