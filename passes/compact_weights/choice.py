@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -12,16 +12,19 @@ from .bitmask import bitmask
 from .builder import Array, Decoder, DecoderBuilder, initializer_bytes
 from .elias_fano import best_low_bits, elias_fano
 from .evaluation import temporary_bytes
-from .gaps import best_widths, gaps
+from .gaps import best_listed_width, best_widths, gaps, listed_gaps
 from .narrow import narrow
 from .numbers import Numbers, as_bits, as_they_are
-from .palette import distinct, palette
+from .palette import distinct, palette, palettes
 from .positions import Positions, Sparse
+from .scaled import Scaled, scaled
 
 __all__ = ["CODES", "Code", "combine", "dense_bytes", "shorter_decoders"]
 
-Code = Literal["constant", "narrow", "palette", "bitmask", "gaps", "elias-fano"]
-CODES: tuple[Code, ...] = ("constant", "narrow", "palette", "bitmask", "gaps", "elias-fano")
+Code = Literal[
+    "constant", "narrow", "palette", "palettes", "scaled", "bitmask", "gaps", "elias-fano"
+]
+CODES: tuple[Code, ...] = get_args(Code)
 
 #: The first opset in which there are all operators of the packed codes: BitShift, CumSum,
 #: ScatterElements.
@@ -70,7 +73,9 @@ def shorter_decoders(
     if not 0 < array.size < _MOST_ELEMENTS:
         return []
     limit = dense_bytes(value)
-    ways = _ways(array.reshape(-1), shape, number, opset, codes)
+    ways = list(_ways(array.reshape(-1), shape, number, opset, codes))
+    if "scaled" in codes and opset >= _CONSTANT_OPSET and (found := scaled(array.reshape(shape))):
+        ways.extend(_ways(found.integers.reshape(-1), shape, number, opset, codes, found))
     sizes = {decoder: decoder.nbytes(present) for decoder in ways}
     shorter = sorted((each for each in sizes if sizes[each] < limit), key=sizes.__getitem__)
     near = [each for each in shorter if sizes[each] <= sizes[shorter[0]] * (1 + slack)]
@@ -88,37 +93,58 @@ def dense_bytes(value: ir.Value) -> int:
 
 
 def combine(
-    builder: DecoderBuilder, positions: Positions | None, numbers: Numbers, shape: Sequence[int]
+    builder: DecoderBuilder,
+    positions: Positions | None,
+    numbers: Numbers,
+    shape: Sequence[int],
+    factors: Scaled | None = None,
 ) -> Decoder:
-    """The decoder of a code for positions (all of them when None) and one for numbers."""
+    """The decoder of a code for positions (all of them when None) and one for numbers.
+
+    Args:
+        builder: A new one.
+        positions: Where the numbers stand.
+        numbers: How they are written.
+        shape: Shape of the tensor.
+        factors: What the numbers are multiplied by in the end, if they are integers of these.
+    """
     if positions is None:
-        return builder.finish(numbers.code, numbers.write(builder, shape))
-    stored = numbers.write(builder, (positions.stored.size,))
-    output = positions.expand(builder, stored)
-    if len(shape) != 1:
-        output = builder.reshape(output, shape)
-    code = f"{positions.code}+{numbers.code}" if numbers.code else positions.code
-    return builder.finish(code, output)
+        output = numbers.write(builder, shape)
+    else:
+        output = positions.expand(builder, numbers.write(builder, (positions.stored.size,)))
+        if len(shape) != 1:
+            output = builder.reshape(output, shape)
+    if factors is not None:
+        output = factors.multiplied(builder, output)
+    parts = (positions.code if positions else "", numbers.code, "scaled" if factors else "")
+    return builder.finish("+".join(filter(None, parts)), output)
 
 
 def _ways(
-    flat: Array, shape: Sequence[int], number: int, opset: int, codes: Collection[Code]
+    flat: Array,
+    shape: Sequence[int],
+    number: int,
+    opset: int,
+    codes: Collection[Code],
+    factors: Scaled | None = None,
 ) -> Iterator[Decoder]:
     background = _most_frequent(flat)
     where = np.flatnonzero(as_bits(flat) != as_bits(background))
     sparse = Sparse(flat, background, where)
-    if where.size == 0 and "constant" in codes and opset >= _CONSTANT_OPSET:
+    if where.size == 0 and "constant" in codes and opset >= _CONSTANT_OPSET and factors is None:
         builder = DecoderBuilder(number)
         yield builder.finish("constant", builder.filled(shape, background))
     numbers = _best_numbers(flat, codes, opset)
-    if numbers.code:
-        yield combine(DecoderBuilder(number), None, numbers, shape)
+    if numbers.code or factors is not None:
+        yield combine(DecoderBuilder(number), None, numbers, shape, factors)
     if opset < _PACKED_OPSET:
         return
+    if "palettes" in codes and (grouped := palettes(flat, shape)):
+        yield combine(DecoderBuilder(number), None, grouped, shape, factors)
     number_bits = max(1, 8 * numbers.nbytes // flat.size)
     for positions in _positions(sparse, codes, number_bits):
         numbers = _best_numbers(positions.stored, codes, opset)
-        yield combine(DecoderBuilder(number), positions, numbers, shape)
+        yield combine(DecoderBuilder(number), positions, numbers, shape, factors)
 
 
 def _positions(sparse: Sparse, codes: Collection[Code], number_bits: int) -> Iterator[Positions]:
@@ -137,6 +163,9 @@ def _positions(sparse: Sparse, codes: Collection[Code], number_bits: int) -> Ite
             allowed = mask_bits * (_NOT_MUCH if count < size * _FEW else 1.0)
             if count * (width + number_bits) < allowed + _NODES_BITS:
                 yield gaps(sparse, width)
+        width = best_listed_width(sparse)
+        if count * (width + number_bits) < mask_bits:
+            yield listed_gaps(sparse, width)
     if "elias-fano" in codes and count < size // 2 + _NODES_BITS:
         yield elias_fano(sparse, best_low_bits(sparse))
 

@@ -42,7 +42,7 @@ class _Options:
 
     min_bytes: int = 1024
     codes: tuple[Code, ...] = CODES
-    slack: float = 0.06
+    slack: float = 0.02
     only_again: bool = False
 
     def __post_init__(self) -> None:

@@ -6,8 +6,8 @@ value in them gets a number that stands for how it is computed. A model's values
 that table: a value is decoded if it is computed in one of these ways, from constants.
 
 ``Reshape`` and ``Slice`` are looked through, since they are there only where shapes ask for them.
-A single ``Cast`` or ``ConstantOfShape`` may be anybody's; it is a decoder only if its part has a
-name that we gave.
+A single ``Cast`` or ``ConstantOfShape``, and a ``Mul`` in the end, may be anybody's; they are
+decoders only if what they read has a name that we gave.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from .bitmask import bitmask
 from .builder import Decoder, DecoderBuilder, part_number
 from .choice import combine
 from .elias_fano import MOST_LOW_BITS, elias_fano
-from .gaps import gaps
+from .gaps import gaps, listed_gaps
 from .narrow import narrow
 from .numbers import as_they_are
-from .palette import palette
+from .palette import palette, palettes
 from .positions import Sparse
+from .scaled import Scaled
 
 __all__ = ["META_DECODED", "FoundDecoder", "find_decoders"]
 
@@ -101,6 +102,8 @@ def _is_ours(decoder: FoundDecoder, ways: dict[ir.Value, int], table: _Table) ->
     before = last.inputs[0]
     if last.op_type in _LOOKED_THROUGH and before in ways and part_number(before.name) < 0:
         return False  # somebody's own node behind a decoded tensor
+    if last.op_type == "Mul" and part_number(None if before is None else before.name) < 0:
+        return False  # somebody's own product with a decoded tensor
     if ways[decoder.output] in table.single:
         return any(part_number(part.name) >= 0 for part in decoder.parts)
     return True
@@ -188,13 +191,24 @@ def _examples() -> Iterator[Decoder]:
     positions = [
         bitmask(sparse),
         *(gaps(sparse, width) for width in range(1, 9)),
+        *(listed_gaps(sparse, width) for width in range(1, 8)),
         *(elias_fano(sparse, low_bits) for low_bits in range(MOST_LOW_BITS + 1)),
     ]
     builder = DecoderBuilder(0)
     yield builder.finish("constant", builder.filled(flat.shape, flat[:1]))
+    factors = Scaled(flat.astype(np.int8), np.ones(1, np.float32))
     for place in (None, *positions):
         stored = flat if place is None else place.stored
         ways = [narrow(stored), *(palette(stored, width) for width in range(1, 9))]
         written = [way for way in ways if way is not None]
-        for numbers in written if place is None else [as_they_are(stored), *written]:
+        as_is = as_they_are(stored)
+        for numbers in written if place is None else [as_is, *written]:
             yield combine(DecoderBuilder(0), place, numbers, flat.shape)
+        for numbers in [as_is, *written]:
+            yield combine(DecoderBuilder(0), place, numbers, flat.shape, factors)
+    for width in range(1, 9):
+        shape = (2, 64 << width)
+        grouped = palettes(np.arange(2 << width, dtype=np.float32).repeat(64), shape)
+        assert grouped is not None
+        for each in (None, factors):
+            yield combine(DecoderBuilder(0), None, grouped, shape, each)

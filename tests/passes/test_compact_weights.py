@@ -10,7 +10,12 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnxopt.passes.compact_weights.choice import CODES
+from onnxopt.passes.compact_weights.builder import DecoderBuilder
+from onnxopt.passes.compact_weights.choice import CODES, combine
+from onnxopt.passes.compact_weights.evaluation import decode
+from onnxopt.passes.compact_weights.gaps import listed_gaps
+from onnxopt.passes.compact_weights.numbers import as_they_are
+from onnxopt.passes.compact_weights.positions import Sparse
 
 from onnxopt.errors import OptionError
 from onnxopt.model import from_proto, to_proto
@@ -106,11 +111,106 @@ def test_each_code_in_each_opset(code: str, opset: int, tmp_path: Any) -> None:
     array = weights((33, 65), 0.9)
     if code == "constant":
         array[...] = values
+    elif code == "scaled":
+        array = on_grid((33, 65), 127, 0)
+    elif code == "palettes":
+        array = np.sign(on_grid((33, 65), 127, 0)) + np.arange(33, dtype=np.float32)[:, np.newaxis]
     elif values is not None:
         array = np.where(array != 0, np.float32(values), 0).astype(np.float32)
     proto = model(array, opset)
     after, codes = compact(proto, f"codes={code}")
     assert [each.rstrip("12345678") for each in codes] == [code]
+    assert_same_weight(after, array)
+    assert optimized_operators(after, tmp_path) == optimized_operators(proto, tmp_path)
+
+
+SCALED = "scaled|palette|bitmask|gaps|elias-fano"
+
+
+def on_grid(shape: tuple[int, ...], most: int, axis: int, sparsity: float = 0.0) -> Array:
+    """Random integers up to `most`, times a random scale for each channel."""
+    rng = np.random.default_rng(0)
+    integers = rng.integers(-most, most + 1, shape)
+    integers[rng.random(shape) < sparsity] = 0
+    scales = (rng.random(shape[axis]) + 0.01).astype(np.float32)
+    scales = scales.reshape([-1 if each == axis else 1 for each in range(len(shape))])
+    product: Array = integers.astype(np.float32) * scales
+    return product
+
+
+@pytest.mark.parametrize("shape", [(96, 170), (40, 24, 3, 3), (2, 88, 90)])
+@pytest.mark.parametrize("most", [1, 2, 7, 100, 127])
+@pytest.mark.parametrize("sparsity", [0.0, 0.9])
+def test_scales_of_channels_are_found(
+    shape: tuple[int, ...], most: int, sparsity: float, tmp_path: Any
+) -> None:
+    for axis in {0, 1, len(shape) - 1}:
+        array = on_grid(shape, most, axis, sparsity)
+        proto = model(array)
+        after, codes = compact(proto, f"slack=0,codes={SCALED}")
+        assert codes[0].endswith("scaled")
+        bits = (2 * most).bit_length()
+        assert after.ByteSize() < array.size * bits / 8 + 4 * shape[axis] + 1200
+        assert_same_weight(after, array)
+        assert optimized_operators(after, tmp_path) == optimized_operators(proto, tmp_path)
+
+
+def test_numbers_beside_the_grid_have_no_scale() -> None:
+    array = on_grid((64, 80), 127, 0)
+    array[5, 7] = np.nextafter(array[5, 7], np.float32(9))
+    assert compact(model(array), "codes=scaled")[1] == []
+    array = on_grid((64, 80), 127, 0)
+    array[3, array[3] == 0] = -0.0
+    array[3, 0] = -0.0
+    assert compact(model(array), "codes=scaled")[1] == []
+    assert compact(model(on_grid((64, 80), 128, 0)), "codes=scaled")[1] == []
+    array = on_grid((64, 80), 7, 0)
+    array[2, 2] = np.inf
+    assert compact(model(array), "codes=scaled")[1] == []
+
+
+def test_own_product_behind_a_weight_stays() -> None:
+    array = weights((64, 64), 0.9)
+    text = """g (float[n, 64] x) => (float[n, 64] y) {
+        wide = Cast <to = 1> (w) p = Mul (wide, s) y = MatMul (x, p)
+    }"""
+    given: dict[str, Array] = {
+        "w": np.round(array * 20).astype(np.int8),
+        "s": np.full((1, 64), 0.05, np.float32),
+    }
+    proto = parse(text, given)
+    after, codes = compact(proto)
+    assert codes
+    dense, _ = apply(after, "decode-weights")
+    assert op_types(dense) == ["Cast", "Mul", "MatMul"]
+    once = model(on_grid((64, 64), 7, 1))
+    once.graph.node[0].input[0] = "v"
+    node = onnx.helper.make_node("Mul", ["w", "k"], ["v"])
+    once.graph.node.insert(0, node)
+    once.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(3), "k"))
+    after, codes = compact(once)
+    assert codes == ["palette+scaled"]
+    dense, _ = apply(after, "decode-weights")
+    assert op_types(dense) == ["Mul", "Reshape", "Gather"]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("colours", "group"), [(2, 1), (16, 4), (100, 8), (256, 8)])
+def test_palettes_for_groups_of_channels(
+    axis: int, colours: int, group: int, tmp_path: Any
+) -> None:
+    rng = np.random.default_rng(0)
+    groups = []
+    for _ in range(4):
+        own = rng.standard_normal(colours).astype(np.float32)
+        groups.append(own[rng.integers(0, colours, (group, 1700))])
+    array = np.concatenate(groups)
+    array = np.ascontiguousarray(array if axis == 0 else array.T)
+    proto = model(array)
+    after, codes = compact(proto)
+    assert codes == ["palettes"]
+    bits = (colours - 1).bit_length()
+    assert after.ByteSize() < array.size * bits / 8 + 4 * 4 * (colours + group) + 1200
     assert_same_weight(after, array)
     assert optimized_operators(after, tmp_path) == optimized_operators(proto, tmp_path)
 
@@ -348,6 +448,35 @@ def test_distances_of_all_widths(width: int) -> None:
     array[where] = np.arange(1, 201)
     after, codes = compact(model(array), "codes=gaps,slack=0")
     assert len(codes) == 1
+    assert_same_weight(after, array)
+
+
+@pytest.mark.parametrize("width", range(1, 8))
+@pytest.mark.parametrize("rare", [0.0, 0.003, 0.05])
+def test_long_distances_are_listed(width: int, rare: float) -> None:
+    rng = np.random.default_rng(0)
+    distances = rng.integers(1, 1 << width, 3000)
+    long = rng.random(3000) < rare
+    distances[long] = rng.integers(1 << width, 900, np.count_nonzero(long))
+    where = np.cumsum(distances) - 1
+    array = np.zeros(where[-1] + 300, np.float32)
+    array[where] = np.arange(1, 3001)
+    proto = model(array)
+    positions = listed_gaps(Sparse(array, array[-1:], where), width)
+    numbers = as_they_are(positions.stored)
+    decoder = combine(DecoderBuilder(0), positions, numbers, array.shape)
+    found = decode(decoder.nodes, decoder.tensors, decoder.output, 17, 8)
+    assert found.tobytes() == array.tobytes()
+    after, codes = compact(proto, "codes=gaps,slack=0")
+    assert len(codes) == 1
+    assert_same_weight(after, array)
+
+
+def test_a_list_of_long_distances_is_shorter_where_numbers_are_long() -> None:
+    array = weights((700, 700), 0.8)
+    after, codes = compact(model(array))
+    assert codes == ["gaps4"]
+    assert after.ByteSize() < array.nbytes / 4.3
     assert_same_weight(after, array)
 
 

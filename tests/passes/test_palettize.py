@@ -73,6 +73,89 @@ def test_clusters_of_clear_groups() -> None:
     np.testing.assert_array_equal(clustered(numbers, 8), numbers)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
+def test_even_levels_are_integers_times_a_scale_for_each_output(bits: int) -> None:
+    given = arrays()
+    given["p"] *= np.linspace(0.1, 4, 96, dtype=np.float32)  # columns make outputs in MatMul
+    found, outcome = palettize(f"bits={bits},levels=even", given)
+    most = max(1, 2 ** (bits - 1) - 1)
+    for name, axis in (("p", 1), ("q", 0)):
+        rows, before = (np.moveaxis(each[name], axis, 0) for each in (found, given))
+        for row in rows:
+            sizes = np.unique(np.abs(row))
+            assert len(sizes) <= most + (bits > 1)
+        error = np.square(rows - before).sum(axis=1)
+        step = np.abs(before).max(axis=1, keepdims=True) / most
+        rounded = np.clip(np.rint(before / step), -most, most) * step
+        if bits == 1:
+            rounded = np.sign(before) * np.abs(before).mean(axis=1, keepdims=True)
+        assert (error <= np.square(rounded - before).sum(axis=1) * (1 + 1e-5)).all()
+    names = {1: "binary per channel", 2: "ternary per channel"}
+    assert outcome.rewritten == {names.get(bits, f"{bits} bits per channel"): 2}
+
+
+def test_channel_axes_of_all_operators() -> None:
+    text = """g (float[n, 8, 6, 6] x, float[n, 5, 64] z)
+        => (float[a, b, c, d] y, float[e, f, h] v) {
+        a = Conv <group = 2> (x, k) y = ConvTranspose <group = 2> (a, t) v = MatMul (z, m)
+    }"""
+    rng = np.random.default_rng(0)
+    shapes = {"k": (16, 4, 3, 3), "t": (16, 10, 3, 3), "m": (64, 40)}
+    axes = {"k": 0, "t": 1, "m": 1}
+    given = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    model, _ = apply(parse(text, given), "palettize{bits=2,levels=even,min-elements=0}")
+    for name, axis in axes.items():
+        tensor = model.graph.initializers[name].const_value
+        assert tensor is not None
+        rows = np.moveaxis(tensor.numpy(), axis, 0)
+        assert all(len(np.unique(np.abs(row))) == 2 for row in rows)
+
+
+@pytest.mark.parametrize("group", [1, 8, 20])
+def test_palettes_for_groups_of_channels(group: int) -> None:
+    given = arrays()
+    given["p"] *= np.linspace(0.1, 4, 96, dtype=np.float32)
+    whole, _ = palettize("bits=3", given)
+    found, outcome = palettize(f"bits=3,group={group}", given)
+    columns = found["p"].T
+    for start in range(0, 96, group):
+        assert len(np.unique(columns[start : start + group])) <= 8
+    errors = [np.square(each["p"] - given["p"]).sum() for each in (found, whole)]
+    assert errors[0] < errors[1]
+    assert outcome.rewritten == {f"3 bits per {group} channels": 2}
+
+
+def test_zeros_stay_zeros_on_an_even_grid() -> None:
+    given = arrays()
+    given["p"][np.abs(given["p"]) < 0.1] = 0
+    given["p"][:, 5] = 0
+    for bits in (1, 2, 4):
+        found, _ = palettize(f"bits={bits},levels=even", given)
+        assert not found["p"][given["p"] == 0].any()
+        assert not np.signbit(found["p"][found["p"] == 0]).any()
+        if bits == 1:
+            np.testing.assert_array_equal(found["p"] == 0, given["p"] == 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "fold"),
+    [("bits=1", 25), ("bits=2", 14), ("bits=4", 7.5), ("bits=8", 3.8)],
+)
+def test_low_bit_weights_are_stored_small(options: str, fold: float) -> None:
+    rng = np.random.default_rng(0)
+    given = {"p": rng.standard_normal((64, 512)), "q": rng.standard_normal((512, 512))}
+    given["c"] = rng.standard_normal(512)
+    text = TEXT.replace("float[n, 32]", "float[n, 512]")
+    proto = parse(text, {name: array.astype(np.float32) for name, array in given.items()})
+    model, outcomes = apply(proto, f"palettize{{{options},levels=even}},compact-weights")
+    assert all(code.endswith("scaled") for code in outcomes["compact-weights"].rewritten)
+    after = to_proto(model)
+    assert after.ByteSize() < proto.ByteSize() / fold
+    narrowed, _ = apply(proto, f"palettize{{{options},levels=even}}")
+    feed = {"x": np.ones((2, 64), np.float32)}
+    np.testing.assert_array_equal(run(after, feed)[0], run(to_proto(narrowed), feed)[0])
+
+
 def test_float16() -> None:
     given = arrays()
     given["q"][0, 0] = 1e6  # beyond float16
@@ -126,7 +209,7 @@ def test_fewest_bits_within_the_budget(wanted: float, tmp_path: pathlib.Path) ->
 
 
 def test_options_and_need_of_data() -> None:
-    for wrong in ("bits=0", "bits=9", "min-elements=-1"):
+    for wrong in ("bits=0", "bits=9", "min-elements=-1", "levels=even,group=2", "group=-1"):
         with pytest.raises(OptionError):
             parse_pipeline(f"palettize{{{wrong}}}")
     with pytest.raises(OptionError, match="--data"):
