@@ -322,9 +322,11 @@ class _Run:
             self.on_step("asking the teacher")
             result = distiller.run()
             self.on_step("writing")
-            return self._write(
+            report = self._write(
                 model, module, distiller, teacher, reference, data, objective, result, start
             )
+            distiller.forget()
+            return report
 
     # Before the training
 

@@ -158,7 +158,7 @@ class Distiller:
         augment: Changes the feeds that are trained on; the teacher sees the changed ones, too.
         extra: Modules that are trained beside the student and thrown away.
         checkpoint: File to keep the training's state in; it goes on from there when it is started
-            again in the same way.
+            again in the same way. It stays until `forget`.
         mark: What tells one training from another; see `checkpoints.fingerprint`.
         on_progress: Told where it stands.
         processes: The processes that train together.
@@ -253,9 +253,12 @@ class Distiller:
         result.seconds = time.perf_counter() - start
         result.teacher_samples = self._teacher.computed
         result.peak_learning_rate = self.settings.learning_rate
+        return result
+
+    def forget(self) -> None:
+        """Remove the checkpoint: what was trained is safe elsewhere."""
         if self._checkpoint is not None and self._processes.is_first:
             self._checkpoint.unlink(missing_ok=True)
-        return result
 
     def held_out_batches(self) -> list[Batch]:
         """What the student is judged with."""
@@ -267,7 +270,7 @@ class Distiller:
         state = self._resume()
         steps, every = self.steps, max(1, self.steps // self.settings.evaluations)
         began, first = time.perf_counter(), state.step
-        while state.step < steps:
+        while state.step < steps and not state.stopped:
             try:
                 if self._prune(state.step):
                     state.forget_best()
@@ -436,6 +439,7 @@ class Distiller:
             self._evaluate(state)
         assert state.best is not None
         assert state.before is not None
+        self._save(state)
         self.student.load_state_dict(state.best_weights)
         self.student.eval()
         return TrainingResult(

@@ -99,10 +99,14 @@ def test_an_interrupted_training_goes_on_bit_by_bit(tmp_path: pathlib.Path, stop
         distiller(small.student(dropout=0.2), checkpoint=file, on_progress=stop).run()
     assert file.exists()
     resumed = small.student(dropout=0.2)
-    result = distiller(resumed, checkpoint=file).run()
+    training = distiller(resumed, checkpoint=file)
+    result = training.run()
     assert result.resumed_at == stop_at + 1  # the wish is heard after the next step
     assert same(weights(whole), weights(resumed))
     assert result.best == expected.best
+    again = distiller(small.student(dropout=0.2), checkpoint=file).run()
+    assert (again.resumed_at, again.best) == (result.steps, result.best)  # nothing is trained twice
+    training.forget()
     assert not file.exists()
 
 

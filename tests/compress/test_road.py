@@ -4,20 +4,28 @@ import dataclasses
 import json
 import pathlib
 import signal
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from onnxopt.accuracy import Budget
-from onnxopt.compress import CompressReport, CompressSettings, Target, compress
+from onnxopt.compress import (
+    CompressReport,
+    CompressSettings,
+    InterruptedCompressionError,
+    Target,
+    compress,
+    road,
+)
 from onnxopt.errors import FeedError, ModelError, OptionError
 from onnxopt.report.document import document
 from onnxopt.report.json_file import json_text
 from onnxopt.report.page.views import view
-from onnxopt.training.distillation import DistillSettings
-from onnxopt.training.distiller import InterruptedTrainingError
+from onnxopt.training.distillation import DistillReport, DistillSettings, distill
 from onnxopt.training.settings import TrainingSettings
+from tests.differential import parse
 from tests.differential import run as run_model
 from tests.training import models
 
@@ -69,6 +77,8 @@ def test_the_road(paths: dict[str, pathlib.Path]) -> None:
     page = view(found)
     assert list(page.sections) == ["road", "training", "again"]
     assert page.lead[2].startswith("Target: ")
+    assert distilled.distillation["parameters"] > 0
+    assert not paths["out"].with_name("out.onnx.compress").exists()
     assert [row[0].text for row in page.parts["road"]["table"].rows] == [
         each.name for each in report.stages
     ]
@@ -102,7 +112,7 @@ def test_ctrl_c_while_training_ends_the_road(paths: dict[str, pathlib.Path]) -> 
         if step.startswith("distill: distilling: step"):
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(InterruptedTrainingError):
+    with pytest.raises(InterruptedCompressionError):
         compress(paths["teacher"], paths["out"], paths["data"], FAST, on_step=stop)
     assert not paths["out"].exists()
 
@@ -118,3 +128,80 @@ def test_bad_input(paths: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> No
     with pytest.raises(FeedError, match="holds no samples"):
         compress(paths["teacher"], paths["out"], tmp_path / "none.npz", FAST)
     assert not paths["out"].exists()
+
+
+def test_an_interrupted_road_goes_on(
+    paths: dict[str, pathlib.Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the training, and stopped after it: what is done stays done, to the same bits."""
+    run(paths)
+    whole = paths["out"].read_bytes()
+    paths["out"].unlink()
+
+    def stop_at(words: str) -> None:
+        def on_step(step: str) -> None:
+            if step.startswith(words):
+                raise KeyboardInterrupt
+
+        with pytest.raises(InterruptedCompressionError, match="the same command goes on"):
+            compress(paths["teacher"], paths["out"], paths["data"], FAST, on_step=on_step)
+        assert not paths["out"].exists()
+
+    trained: list[DistillReport] = []
+
+    def remembered(*arguments: Any, **options: Any) -> DistillReport:
+        trained.append(distill(*arguments, **options))
+        return trained[-1]
+
+    monkeypatch.setattr(road, "distill", remembered)
+    stop_at("distill: distilling: step 30")
+    stop_at("distill: writing")
+    assert not trained
+    stop_at("writing")
+    assert [report.training.resumed_at for report in trained] == [LOOP.steps]
+    report = run(paths)
+    assert len(trained) == 1
+    assert paths["out"].read_bytes() == whole
+    assert "What an interrupted run had done before was not done again." in report.notes
+    assert not paths["out"].with_name("out.onnx.compress").exists()
+
+
+@pytest.fixture
+def dense(tmp_path: pathlib.Path) -> dict[str, pathlib.Path]:
+    """A model of three wide layers, the last of which answers with large numbers."""
+    rng = np.random.default_rng(0)
+    model = parse(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        dense (float[n, 64] x) => (float[n, 64] y)
+        { a = MatMul(x, w1)  b = Relu(a)  c = MatMul(b, w2)  d = Relu(c)  y = MatMul(d, w3) }
+        """,
+        {f"w{each}": rng.normal(0, 0.1, (64, 64)).astype(np.float32) for each in (1, 2, 3)},
+    )
+    path, data = tmp_path / "dense.onnx", tmp_path / "samples.npz"
+    onnx.save(model, path)
+    np.savez(data, x=rng.normal(0, 1, (200, 64)).astype(np.float32))
+    return {"teacher": path, "data": data, "out": tmp_path / "out.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("share", "wanted", "expected"),
+    [
+        (0.6, 10.0, ["prepare", "quantize", "quantize less"]),  # room to spare
+        (0.32, 10.0, ["prepare", "quantize"]),  # none
+        (0.35, 60.0, ["prepare", "quantize", "distill again"]),  # over the budget
+    ],
+)
+def test_quantization_costs_no_more_than_the_target_demands(
+    dense: dict[str, pathlib.Path], share: float, wanted: float, expected: list[str]
+) -> None:
+    report = run(
+        dense,
+        dataclasses.replace(
+            FAST,
+            target=Target("size", share),
+            quantize="quantize",
+            budget=Budget(min_sqnr=wanted, min_agreement=None),
+        ),
+    )
+    assert [stage.name for stage in report.stages] == expected

@@ -1,0 +1,150 @@
+"""The original, and what the models of each stage are held against."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from onnxopt.accuracy import Score, fidelity
+from onnxopt.analysis.inspection import inspect_model
+from onnxopt.compress.report import StageReport
+from onnxopt.compress.settings import CompressSettings
+from onnxopt.data import Feed
+from onnxopt.errors import ModelError, OnnxoptError, OptionError
+from onnxopt.model import bytes_on_disk, load
+from onnxopt.runtime.statistics import Ratio, latency, ratio
+from onnxopt.runtime.trial import race
+from onnxopt.runtime.worker import Worker
+from onnxopt.training.data import TrainingData, read_training_data
+
+__all__ = ["NEAR", "Judge"]
+
+#: Calibrate with at most so many samples.
+_MOST_CALIBRATION = 512
+#: Judge with at most so many.
+_MOST_JUDGED = 1_000
+#: A target counts as met this close to it.
+NEAR = 1.05
+
+
+class Judge:
+    """The original, and what candidates are held against.
+
+    Attributes:
+        data: All samples.
+        held_out: Feeds that nothing learns from.
+        typical: The one of middle size among them, on which models are timed.
+        calibration: Numbers of the samples to calibrate on.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        data: pathlib.Path,
+        settings: CompressSettings,
+        on_step: Callable[[str], None],
+    ) -> None:
+        on_step("reading samples")
+        self.path, self._settings = path, settings
+        model = load(path)
+        self.data: TrainingData = read_training_data(model, data, settings.distill.labels)
+        training, held_out = self.data.split()
+        step = max(1, len(held_out) // _MOST_JUDGED)
+        self.held_out: list[Feed] = [self.data.feed(number) for number in held_out[::step]]
+        self.typical = sorted(self.held_out, key=_size)[len(self.held_out) // 2]
+        step = max(1, len(training) // _MOST_CALIBRATION)
+        self.calibration = training[::step][:_MOST_CALIBRATION]
+        self._worker = Worker()
+        on_step("running the original")
+        try:
+            self._names, self._wanted = self._outputs(path)
+        except OnnxoptError as error:
+            self._worker.stop()
+            raise ModelError(f"{path} cannot be run on the samples: {error}") from error
+        evaluate = settings.budget.evaluate
+        self._score = None if evaluate is None else evaluate(str(path))
+        self.bytes = bytes_on_disk(path)
+        self.latency = latency(self._race(path)[0]).median
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.stop()
+
+    def look(self, path: pathlib.Path, name: str, seconds: float) -> StageReport:
+        """Measure and judge a model."""
+        _, given = self._outputs(path)
+        found = fidelity(self._wanted, given, self._names)
+        evaluate = self._settings.budget.evaluate
+        if evaluate is not None and self._score is not None:
+            found = dataclasses.replace(found, score=Score(self._score, evaluate(str(path))))
+        speed, median = self.speed(path)
+        size = bytes_on_disk(path)
+        left = self.left(path, speed)
+        return StageReport(
+            name,
+            seconds,
+            size,
+            speed,
+            median,
+            found,
+            self._settings.budget.objection(found) or "",
+            left,
+            left <= self._settings.target.share * NEAR,
+        )
+
+    def speed(self, path: pathlib.Path) -> tuple[Ratio, float]:
+        """How many times faster than the original, and the median time of one run."""
+        samples = self._race(path)
+        return ratio(samples[0], samples[1]), latency(samples[1]).median
+
+    def left(self, path: pathlib.Path, speed: Ratio | None = None) -> float:
+        """What is left of the quantity that the target is about, as a share of the original's."""
+        match self._settings.target.of:
+            case "size":
+                return bytes_on_disk(path) / self.bytes
+            case "macs":
+                return _macs(path, self.typical) / _macs(self.path, self.typical)
+        return 1 / (speed or self.speed(path)[0]).median
+
+    def _race(self, path: pathlib.Path) -> list[list[float]]:
+        return race(
+            self._worker,
+            [self.path, path],
+            self.typical,
+            threads=self._settings.threads,
+            seconds=self._settings.seconds,
+        )
+
+    def _outputs(self, path: pathlib.Path) -> tuple[list[str], list[list[Any]]]:
+        info = self._worker.open(path, threads=self._settings.threads)
+        try:
+            outputs = [self._worker.run(info.session, feed) for feed in self.held_out]
+        finally:
+            self._worker.close(info.session)
+        return [port.name for port in info.outputs], outputs
+
+
+def _size(feed: Feed) -> int:
+    """Numbers in all inputs together."""
+    return sum(int(np.size(array)) for array in feed.values())
+
+
+def _macs(path: pathlib.Path, feed: Feed) -> int:
+    """Multiply-accumulates of one run on a feed.
+
+    Raises:
+        OptionError: When shapes are not known well enough to count them.
+    """
+    shapes = {name: tuple(np.shape(array)) for name, array in feed.items()}
+    found = inspect_model(load(path), shapes=shapes).macs_number
+    if not found:
+        raise OptionError(
+            f"the multiply-accumulates of {path} cannot be counted: aim at latency or size instead"
+        )
+    return found
