@@ -20,6 +20,7 @@ __all__ = [
     "Region",
     "Search",
     "Stage",
+    "Treatment",
     "Tried",
 ]
 
@@ -239,6 +240,26 @@ class Curve:
             raise ValueError(f"curve '{self.name}': {len(self.x)} x but {len(self.y)} y")
 
 
+@dataclasses.dataclass(frozen=True)
+class Treatment:
+    """How a node is computed, and why so.
+
+    Attributes:
+        node: Its name; its first output where it has none.
+        operator: Its operator.
+        precision: What it is computed in, such as ``int8`` or ``float``; empty for a node that is
+            not computed at all any more.
+        reason: Why, one phrase.
+        outputs: Names of what it gives, by which it is found again in an earlier graph.
+    """
+
+    node: str
+    operator: str
+    precision: str
+    reason: str
+    outputs: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass
 class Findings:
     """What was found out, by section.
@@ -249,6 +270,8 @@ class Findings:
         search: What was tried.
         stages: Stations of a longer road, in order.
         curves: What was followed over time.
+        treatments: How every node of the graph that a pass was given is computed. A report tells of
+            the nodes of the original instead (`onnxopt.fates`).
     """
 
     layers: list[Layer] = dataclasses.field(default_factory=list)
@@ -256,6 +279,7 @@ class Findings:
     search: Search | None = None
     stages: list[Stage] = dataclasses.field(default_factory=list)
     curves: list[Curve] = dataclasses.field(default_factory=list)
+    treatments: list[Treatment] = dataclasses.field(default_factory=list)
 
     @classmethod
     def together(cls, parts: Iterable[Findings]) -> Findings:
@@ -267,6 +291,7 @@ class Findings:
             whole.search = part.search or whole.search
             whole.stages.extend(part.stages)
             whole.curves.extend(part.curves)
+            whole.treatments.extend(part.treatments)
         return whole
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from onnxopt.candidate import Candidate
 from onnxopt.errors import ModelError, OptionError, PassFailure
+from onnxopt.fates import fates
 from onnxopt.instruments.counts import Counts, Timing
 from onnxopt.instruments.fusions import census
 from onnxopt.instruments.reproducer import CountRuns, write_reproducer
@@ -336,6 +337,7 @@ class _Run:
 
     def _report(self, candidate: Candidate) -> RunReport:
         report = self._what_was_judged(candidate)
+        report.treatments = fates(self.original.nodes, report.all_findings.treatments)
         if self.settings.details:
             self.on_step("measuring memory and layers")
             self.original.add_details(report, candidate)

@@ -18,6 +18,7 @@ from onnxopt.candidate import Candidate
 from onnxopt.data import Feed, FeedRequest, FeedSource
 from onnxopt.details import look_closely
 from onnxopt.errors import ModelError, RuntimeCrashError, RuntimeRefusalError
+from onnxopt.fates import births
 from onnxopt.instruments.counts import count_ops
 from onnxopt.instruments.guard import SpeedGuard, size_objection
 from onnxopt.instruments.verify import Objection, Referee
@@ -58,6 +59,7 @@ class Original:
 
     Attributes:
         interface: Its interface.
+        nodes: Its nodes, to be found again in a result.
         facts: Its size and nodes.
         notes: Sentences for the user.
 
@@ -76,6 +78,7 @@ class Original:
         self._fresh: ir.Model | None = load(path)
         model = self._fresh
         self.interface = Interface.of(model)
+        self.nodes = births(model)
         ops = count_ops(model)
         self.facts = ModelFacts(bytes_on_disk(path, model), ops.total(), dict(ops))
         self._together = self.facts.bytes <= _RACE_LIMIT_BYTES

@@ -117,8 +117,8 @@ def _observable(model: ir.Model, names: Iterable[str]) -> Iterator[pathlib.Path]
         try:
             staged = stage(model, pathlib.Path(folder) / "model.onnx")
         finally:
-            if added:
-                del model.graph.outputs[-len(added) :]
+            for _ in added:
+                model.graph.outputs.pop()  # after `del` they would still say that they are outputs
         yield staged.path
 
 

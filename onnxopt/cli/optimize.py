@@ -104,7 +104,11 @@ def optimize(
     ] = False,
     reproducer: Reproducer = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say what was left alone, and why.")
+        bool,
+        typer.Option(
+            "--explain",
+            help="Say what was left alone, and why; of each node, why it is in 8 bits or not.",
+        ),
     ] = False,
     reports: ReportOptions,
 ) -> None:
@@ -141,15 +145,17 @@ def optimize(
     written_to = _target(model, output, settings)
 
     from onnxopt.optimizer import optimize as run
-    from onnxopt.report.terminal import refusal_lines, run_lines
+    from onnxopt.report.terminal import refusal_lines, run_lines, treatment_lines
 
     reports.check(model, written_to)
     with progress(reports.is_silent) as on_step:
         result = run(model, written_to, settings, on_step=on_step)
         on_step("writing the report")
         document = reports.write("optimize", result.to_dict())
-    lines = run_lines(result, written=written_to is not None and not settings.dry_run)
-    reports.show(document, [*lines, *(refusal_lines(result.passes) if explain else ())])
+    lines = [*run_lines(result, written=written_to is not None and not settings.dry_run)]
+    if explain:
+        lines += [*refusal_lines(result.passes), *treatment_lines(result.treatments)]
+    reports.show(document, lines)
 
 
 def _settings(

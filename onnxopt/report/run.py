@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from onnxopt.accuracy import Fidelity
-from onnxopt.findings import Findings
+from onnxopt.findings import Findings, Treatment
 from onnxopt.pass_contract import PassReport
 from onnxopt.runtime.compare import Difference
 from onnxopt.runtime.statistics import Latency, Ratio
@@ -90,6 +90,7 @@ class RunReport:
             measured.
         inputs: Shape of each input of the timed runs.
         findings: What the road itself found out; what passes found is with their outcomes.
+        treatments: How every node of the original is computed in the result, where a pass told.
     """
 
     source: str
@@ -111,6 +112,7 @@ class RunReport:
     idle_memory_bytes: int | None = None
     inputs: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     findings: Findings = dataclasses.field(default_factory=Findings)
+    treatments: list[Treatment] = dataclasses.field(default_factory=list)
 
     @property
     def all_findings(self) -> Findings:
@@ -141,6 +143,15 @@ class RunReport:
             "environment": self.environment,
             "idle_memory_bytes": self.idle_memory_bytes,
             "inputs": self.inputs,
+            "treatments": [
+                {
+                    "node": each.node,
+                    "operator": each.operator,
+                    "precision": each.precision,
+                    "reason": each.reason,
+                }
+                for each in self.treatments
+            ],
             **self.all_findings.to_dict(),
         }
         plain = _json_ready(document)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxopt.accuracy import Fidelity
+from onnxopt.findings import Treatment
 from onnxopt.pass_contract import PassReport, Refusal
 from onnxopt.report.formats import (
     bytes_text,
@@ -24,7 +25,10 @@ from onnxopt.report.layout import heading, list_of, new_table
 from onnxopt.report.run import ModelFacts, RunReport
 from onnxopt.runtime.compare import worst
 
-__all__ = ["refusal_lines", "run_lines"]
+__all__ = ["refusal_lines", "run_lines", "treatment_lines"]
+
+#: So many nodes are listed in a terminal.
+_MOST_NODES = 500
 
 
 def run_lines(report: RunReport, *, written: bool) -> Iterator[RenderableType]:
@@ -72,6 +76,27 @@ def refusal_lines(reports: Sequence[PassReport]) -> Iterator[RenderableType]:
     ):
         table.add_row(rule, reason, f"{len(refusals):,}", refusals[0].node)
     yield table
+
+
+def treatment_lines(nodes: Sequence[Treatment]) -> Iterator[RenderableType]:
+    """How every node of the original is computed, and why; nothing where no pass told.
+
+    Constants are counted only, and of a very large model the JSON has the rest.
+    """
+    if not nodes:
+        return
+    yield heading("Every node of the original, and why it is in 8 bits or not")
+    listed = [each for each in nodes if each.operator != "Constant"]
+    table = new_table("node", "operator", "", "why")
+    for each in listed[:_MOST_NODES]:
+        table.add_row(each.node, each.operator, each.precision or "-", each.reason)
+    yield table
+    counts = collections.Counter(each.precision or "computed no more" for each in listed)
+    parts = [f"{count:,} {precision}" for precision, count in counts.most_common()]
+    parts.append(f"{len(nodes) - len(listed):,} constants")
+    if len(listed) > _MOST_NODES:
+        parts.append(f"{len(listed) - _MOST_NODES:,} not listed here: --json has them")
+    yield Text(f"\n{', '.join(parts)}.")
 
 
 def _verdict(report: RunReport) -> str:

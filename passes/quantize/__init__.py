@@ -12,6 +12,7 @@ from onnxopt.passes.infer_shapes import InferShapes
 from onnxopt.analysis.quantization import is_quantized
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
 from onnxopt.findings import Findings
+from onnxopt.layers import layer_name
 from onnxopt.model import light_proto
 from onnxopt.noise import LayerNoise, layer_noise
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
@@ -19,6 +20,7 @@ from onnxopt.regions import Product, products
 from onnxopt.search import Finding, search
 from onnxopt.workbench import Workbench
 
+from .explaining import all_left, treatments
 from .lowering import lower
 from .numbers import Numbers
 from .observing import numbers_for, observations_for, sizes_of
@@ -30,6 +32,8 @@ from .trials import Trials, Workshop
 
 __all__ = ["Quantize", "QuantizeOptions"]
 
+_QUANTIZED = "the model is quantized already"
+_NOTHING = "nothing in the model can be computed in 8 bits"
 #: So many samples tell how noisy each layer is.
 _LOOKED_AT = 4
 _SCHEMES: dict[str, tuple[Mode, ...]] = {
@@ -75,19 +79,24 @@ class Quantize(Pass):
         bench = self.workbench
         assert bench is not None, "the pass manager refuses passes that lack samples"
         if is_quantized(model):
-            outcome.refusals.append(Refusal(self.name, "the model is quantized already"))
+            outcome.refusals.append(Refusal(self.name, _QUANTIZED))
+            outcome.findings.treatments = all_left(model, _QUANTIZED, {})
             return outcome
         raised = model.clone()
         _prepare(raised)
         found = self._candidates(raised, outcome)
         if not found or not bench.calibration.first(1):
+            outcome.findings.treatments = all_left(raised, _NOTHING, _reasons(outcome))
             return outcome
         key = (self.name, self.text, bench.target, _digest(model))
         if key not in bench.memory:
             bench.memory[key] = self._solve(raised, found, bench)
         solution: _Solution = bench.memory[key]
         self._report(solution, found, outcome)
-        outcome.findings = solution.findings
+        outcome.findings = dataclasses.replace(
+            solution.findings,
+            treatments=treatments(raised, solution.plan, solution.numbers, _reasons(outcome)),
+        )
         if solution.plan.quantizes:
             _prepare(model)
             outcome.rewritten.update(lower(model, solution.plan, solution.numbers))
@@ -100,10 +109,10 @@ class Quantize(Pass):
         for each in products(model.graph):
             if not isinstance(each, Product):
                 node, reason = each
-                outcome.refusals.append(Refusal(node.op_type, reason, node.name or ""))
+                outcome.refusals.append(Refusal(node.op_type, reason, layer_name(node)))
             elif each.node.name in kept:
                 outcome.refusals.append(
-                    Refusal(each.node.op_type, "it is to stay float", each.node.name or "")
+                    Refusal(each.node.op_type, "it is to stay float", layer_name(each.node))
                 )
             else:
                 outcome.matched[each.node.op_type] += 1
@@ -130,6 +139,11 @@ class Quantize(Pass):
                 reason = finding.left.get(product.key, finding.reason)
                 node = product.node
                 outcome.refusals.append(Refusal(node.op_type, reason, node.name or product.key))
+
+
+def _reasons(outcome: Outcome) -> dict[str, str]:
+    """Why products stay float, by name."""
+    return {refusal.node: refusal.reason for refusal in outcome.refusals if refusal.node}
 
 
 def _prepare(model: ir.Model) -> None:

@@ -71,6 +71,10 @@ class Territory:
         clamp = self._clamps.get(value)
         return value if clamp is None else clamp.node.outputs[0]
 
+    def clamp_of(self, node: ir.Node) -> Clamp | None:
+        """The clamp that a node is, if saturation stands for it."""
+        return next((clamp for clamp in self._clamps.values() if clamp.node is node), None)
+
     def parameters(self, value: ir.Value) -> Parameters:
         """Scale and zero point of a value.
 

@@ -186,6 +186,9 @@ def test_the_model_is_left_as_it_is(worker: Worker) -> None:
     before = _saved(net)
     observe(net, feeds(1), REQUESTS, worker=worker)
     assert _saved(net) == before
+    outputs = set(net.graph.outputs)
+    inner = [value for node in net.graph for value in node.outputs if value not in outputs]
+    assert not any(value.is_graph_output() for value in inner)
 
 
 @pytest.mark.parametrize(("number", "word"), [(np.nan, "NaN"), (np.inf, "infinite")])

@@ -171,3 +171,21 @@ def test_undone_pass_is_named_with_its_reason(
     assert "Undone" in result.stdout
     assert f"{wrong_pass}: output 'y'" in result.stdout
     assert op_types(tmp_path / "out.onnx") == ["MatMul", "Relu", "Neg"]
+
+
+def test_explain_tells_of_every_node_where_a_pass_quantizes(tmp_path: pathlib.Path) -> None:
+    generator = np.random.default_rng(0)
+    model = parse(
+        "g (float[n, 16] x) => (float[n, 4] y) { [one] a = Gemm(x, w1) [two] y = Tanh(a) }",
+        {"w1": generator.standard_normal((16, 4)).astype(np.float32)},
+    )
+    source, samples, page = tmp_path / "m.onnx", tmp_path / "data.npz", tmp_path / "page.html"
+    onnx.save(model, source)
+    np.savez(samples, x=generator.standard_normal((8, 16)).astype(np.float32))
+    arguments = (source, "--dry-run", "--data", samples, "--seconds", "0.05", "--explain")
+    result = run("optimize", *arguments, "--report", page)
+    assert result.exit_code == 0, result.output
+    assert "Every node of the original" in result.stdout
+    assert "Tanh" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    assert "Node by node" in page.read_text()

@@ -23,6 +23,8 @@ from onnxopt.runtime.statistics import Latency, Ratio
 __all__ = ["before_and_after", "decibels", "run_view"]
 
 _Facts = Mapping[str, Any]
+#: So many nodes of the original are listed.
+_MOST_NODES = 2000
 
 
 def run_view(document: _Facts, prefix: str, room: int) -> ReportView:
@@ -42,6 +44,7 @@ def run_view(document: _Facts, prefix: str, room: int) -> ReportView:
     _add_stages(page)
     _add_layers(page, layers, room)
     _add_histograms(page)
+    _add_treatments(page)
     _add_pipeline(page)
     curves = run_charts.curve_charts(prefix, document.get("curves", []))
     if curves:
@@ -467,6 +470,32 @@ def _add_histograms(page: ReportView) -> None:
         chart=layer_charts.histogram_chart(f"{page.prefix}-histogram"),
         tensors=list(page.histograms),
     )
+
+
+def _add_treatments(page: ReportView) -> None:
+    """Every node of the original, and why it is in 8 bits or not."""
+    nodes = page.document.get("treatments", [])
+    if not nodes:
+        return
+    listed = [each for each in nodes if each["operator"] != "Constant"]
+    shown = listed[:_MOST_NODES]
+    caption = f"{len(listed):,} nodes of the original, constants left out."
+    if len(shown) < len(listed):
+        caption = f"The first {len(shown):,} of {caption} The JSON has them all."
+    table = Table.of_records(
+        f"{page.prefix}-treatments",
+        caption,
+        shown,
+        [
+            (Column("node", breaks=True), lambda each: Cell(each["node"])),
+            (Column("operator"), lambda each: Cell(each["operator"])),
+            (Column("computed in"), lambda each: Cell(each["precision"] or "not computed")),
+            (Column("why", wide=True), lambda each: Cell(each["reason"])),
+        ],
+        tall=len(shown) > 20,
+        filter="node, operator or why" if len(shown) > 20 else "",
+    )
+    page.add("treatments", "Node by node", table=table)
 
 
 def _add_pipeline(page: ReportView) -> None:

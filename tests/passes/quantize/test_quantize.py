@@ -171,3 +171,69 @@ def test_zeros_are_counted_where_zero_is(source: pathlib.Path) -> None:
     document = _optimize(source, source.with_name("out.onnx")).to_dict()
     (rectified,) = (each for each in document["histograms"] if each["tensor"] == "r")
     assert rectified["counts"][0] > sum(rectified["counts"]) / 3  # what Relu cut off
+
+
+def test_every_node_is_explained(tmp_path: pathlib.Path) -> None:
+    model = parse(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 3, 16, 16] x, bool c) => (float[N, 5] y, float[N, 5] z) {
+            [zero] k = Constant<value = float {1.0}>()
+            [first] a = Conv<pads=[1, 1, 1, 1]>(x, w1)
+            [cut] r = Relu(a)
+            [second] b = Conv<pads=[1, 1, 1, 1]>(r, w2)
+            [sum] s = Add(r, b)
+            [same] i = Identity(s)
+            [pool] p = GlobalAveragePool(i)
+            [flat] f = Flatten(p)
+            [kept] m = MatMul(f, w3)
+            [add] n = Abs(m)
+            [soft] y = Softmax(n)
+            [branch] z = If(c)<
+                then_branch = t () => (float[N, 5] t1) { [inner] t1 = Exp(y) },
+                else_branch = e () => (float[N, 5] e1) { [other] e1 = Neg(y) }
+            >
+        }
+        """,
+        {
+            name: (RNG.standard_normal(shape) * 0.2).astype(np.float32)
+            for name, shape in (("w1", (32, 3, 3, 3)), ("w2", (32, 32, 3, 3)), ("w3", (32, 5)))
+        },
+    )
+    source = tmp_path / "net.onnx"
+    onnx.save(model, source)
+    rows = RNG.standard_normal((12, 3, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=rows, c=np.ones(12, bool))
+    report = _optimize(
+        source, tmp_path / "out.onnx", passes="exact,quantize{float=kept,scheme=static}"
+    )
+    assert report.undone == []
+    told = {each.node: each for each in report.treatments}
+    assert set(told) == {
+        *("zero", "first", "cut", "second", "sum", "same", "pool", "flat", "kept", "add", "soft"),
+        *("branch", "inner", "other"),
+    }
+    assert all(each.reason for each in told.values())
+    assert told["first"].precision == told["second"].precision == "int8"
+    assert told["sum"].precision == "float"  # nothing but a float product is behind it
+    assert "nothing behind it wants 8 bits" in told["sum"].reason
+    assert "ends where it cuts" in told["cut"].reason
+    assert told["kept"].precision == "float"
+    assert told["kept"].reason == "it is to stay float"
+    assert told["soft"].precision == "float"
+    assert "slower" in told["soft"].reason
+    assert told["inner"].reason == "is inside the body of control flow"
+    assert told["same"].precision == ""
+    assert "computed no more" in told["same"].reason
+    assert told["zero"].reason == "a constant"
+    document = report.to_dict()
+    assert [each["node"] for each in document["treatments"]] == [
+        each.node for each in report.treatments
+    ]
+
+
+def test_nodes_of_a_quantized_model_are_explained_too(source: pathlib.Path) -> None:
+    first, second = source.with_name("first.onnx"), source.with_name("second.onnx")
+    _optimize(source, first)
+    report = _optimize(first, second)
+    assert {each.reason for each in report.treatments} == {"the model is quantized already"}
