@@ -8,10 +8,13 @@ import numpy as np
 
 from onnxopt.numerics.gram import output_error
 
-__all__ = ["absmax_scales", "best_scales", "round_to_nearest"]
+__all__ = ["absmax_scales", "best_scales", "round_to_nearest", "usable_scales"]
 
 Array = np.ndarray[Any, Any]
 
+#: Weights with a smaller step are zeros to everything that reads them, and the step, or its product
+#: with an activation's, would leave the normal numbers of float32.
+_LEAST_STEP = 1e-20
 #: Factors by which the scale that clips nothing is made smaller.
 _SHRINKS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
 #: Wider layers are judged by the diagonal of the Gram matrix alone.
@@ -19,14 +22,19 @@ _FULL_COLUMNS = 1152
 
 
 def absmax_scales(matrix: Array, steps: int = 127) -> Array:
-    """Scales with which no weight is clipped, float32 [G, M]; 1 where all weights are 0.
+    """Scales with which no weight is clipped, float32 [G, M]; 1 where all weights are next to 0.
 
     Args:
         matrix: [G, K, M].
         steps: The greatest integer.
     """
     scales = np.abs(matrix).max(axis=1, initial=0.0) / steps
-    return np.where(scales > 0, scales, 1.0).astype(np.float32)
+    return usable_scales(scales)
+
+
+def usable_scales(scales: Array) -> Array:
+    """The scales as float32; 1 for those with which nothing could be divided."""
+    return np.where(scales > _LEAST_STEP, scales, 1.0).astype(np.float32)
 
 
 def round_to_nearest(matrix: Array, scales: Array, low: int = -127, high: int = 127) -> Array:

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxopt.numerics.weight_scales import usable_scales
+
 __all__ = [
     "Weights",
     "least_scales",
@@ -83,7 +85,7 @@ def quantize_weights(
         scales = np.abs(flat).max(axis=1, initial=0.0) / _MOST
     if least is not None:
         scales = np.maximum(scales, least)
-    scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
+    scales = usable_scales(scales)
     numbers = _rounded(rows, scales)
     if pair_limit is not None and not _is_depthwise(rows, axis):
         numbers, scales = _pair_safe(rows, scales, pair_limit, pair_orders(weights, axis))

@@ -33,6 +33,19 @@ def test_a_channel_of_zeros_has_a_scale() -> None:
     assert not found.numbers.any()
 
 
+@pytest.mark.parametrize("tiny", [1e-30, 1e-38, 1e-44])
+def test_a_channel_next_to_zero_counts_as_zeros(tiny: float) -> None:
+    """Training switches channels off; folding a normalization into them leaves such weights."""
+    weights = np.float32([[1.0, tiny], [-0.5, -tiny]])
+    with np.errstate(all="raise", under="ignore"):
+        found = quantize_weights(weights, 1, None)
+        bias, scales = quantize_bias(np.float32([0.5, 0]), 1e-6, found)
+    assert (scales > np.finfo(np.float32).tiny).all()
+    assert found.numbers[:, 0].tolist() == [127, -64]
+    assert not found.numbers[:, 1].any()
+    assert bias[1] == 0
+
+
 @pytest.mark.parametrize(
     ("shape", "axis"),
     [((8, 5), 1), ((7, 5), 1), ((6, 4, 1, 1), 0), ((6, 3, 3, 3), 0), ((6, 5, 3), 0)],
@@ -81,7 +94,7 @@ def test_a_bias_stands_at_exactly_the_product_of_scales() -> None:
 
 
 def test_a_bias_of_a_channel_that_is_all_but_off_still_fits() -> None:
-    weights = np.array([[1e-20, 0.5], [2e-20, -0.25]], np.float32)
+    weights = np.array([[1e-15, 0.5], [2e-15, -0.25]], np.float32)
     bias = np.array([3.0, -2.0], np.float32)
     plain = quantize_weights(weights, 1, None)
     numbers, scales = quantize_bias(bias, 0.02, plain)
