@@ -39,6 +39,7 @@ class BenchRow:
         bytes: Size of the file and its external data.
         load_seconds: Shortest time that ONNX Runtime took to load it.
         peak_memory_bytes: Largest resident size of a process that loads it once and runs it once.
+        load_memory_bytes: Largest resident size of such a process by the time the model is loaded.
         latency: Time for one run.
         ratio: How many times faster than the first model; None for the first.
     """
@@ -47,6 +48,7 @@ class BenchRow:
     bytes: int
     load_seconds: float
     peak_memory_bytes: int
+    load_memory_bytes: int
     latency: Latency
     ratio: Ratio | None
 
@@ -120,6 +122,7 @@ def bench(
             sizes[index],
             prints[index].load_seconds,
             prints[index].peak_memory_bytes,
+            prints[index].load_memory_bytes,
             latency(samples[index]),
             None if index == 0 else ratio(samples[0], samples[index]),
         )

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxopt.findings import Layer
 from onnxopt.layers import kernel_seconds, layers
-from onnxopt.model import load, save
+from onnxopt.model import load, save, zipped_bytes
 from onnxopt.runtime.footprint import Footprint, footprint
 from onnxopt.runtime.trial import Feed
 from onnxopt.runtime.worker import Worker
@@ -29,11 +29,13 @@ class Details:
 
     Attributes:
         footprint: What loading it takes.
+        zip_bytes: Size of the zipped files.
         kernel_seconds: Time for one run by the operator that ONNX Runtime chose.
         layers: Its layers, in the order in which they run.
     """
 
     footprint: Footprint
+    zip_bytes: int
     kernel_seconds: dict[str, float]
     layers: list[Layer]
 
@@ -58,7 +60,7 @@ def look_closely(
     model = load(path)
     with _with_names(path, model) as named:
         kernels = worker.profile(named, feed, threads=threads, seconds=seconds)
-    return Details(taken, kernel_seconds(kernels), layers(model, kernels))
+    return Details(taken, zipped_bytes(path), kernel_seconds(kernels), layers(model, kernels))
 
 
 @contextlib.contextmanager

@@ -165,6 +165,8 @@ class Original:
                 facts,
                 load_seconds=look.footprint.load_seconds,
                 peak_memory_bytes=look.footprint.peak_memory_bytes,
+                load_memory_bytes=look.footprint.load_memory_bytes,
+                zip_bytes=look.zip_bytes,
                 kernel_seconds=look.kernel_seconds,
             )
             for facts, look in ((report.before, before), (report.after, after))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ from onnxopt.cli.failures import reports_failures
 from onnxopt.cli.option_groups import takes_option_groups
 from onnxopt.cli.option_text import shapes_from_texts
 from onnxopt.cli.options import Model, Shapes
+from onnxopt.cli.progress import progress
 from onnxopt.cli.reports import ReportOptions
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect"]
 
+#: The pass that writes out what is stored in a shorter form.
+_DECODE = "decode-weights"
 #: What makes masks and shapes known that an export leaves as nodes.
 _BEFORE_CHANNELS = "lift-constants,fold-constants,infer-shapes,fold-shapes"
 
@@ -31,6 +35,16 @@ Channels = Annotated[
 ]
 
 
+Measure = Annotated[
+    bool,
+    typer.Option(
+        "--measure",
+        help="Zip, load and run the model: size, load time, memory and latency, beside those of "
+        "the same model with all weights written out, if some are stored in a shorter form.",
+    ),
+]
+
+
 @reports_failures()
 @takes_option_groups
 def inspect(
@@ -38,36 +52,63 @@ def inspect(
     *,
     shapes: Shapes = None,
     channels: Channels = False,
+    measure: Measure = False,
     reports: ReportOptions,
 ) -> None:
     """Show what is in a model: operators and their cost, weights, inputs and outputs.
 
-    Nothing is run. MACs are a formula where sizes are symbolic, and a number with --shape. With
-    --channels, constants are folded first, so that the channels can be followed.
+    Weights that are stored in a shorter form (compact-weights) are shown as the numbers they stand
+    for. The model is run with --measure only. MACs are a formula where sizes are symbolic, and a
+    number with --shape. With --channels, constants are folded first, so that the channels can be
+    followed.
     """
     sizes = shapes_from_texts(shapes)
     from onnxopt.analysis.inspection import inspect_model
+    from onnxopt.data import FeedRequest
     from onnxopt.findings import Findings
     from onnxopt.layers import layers
     from onnxopt.model import load
     from onnxopt.report.channels import channel_lines
-    from onnxopt.report.inspection import inspection_lines
+    from onnxopt.report.inspection import inspection_lines, storage_lines
     from onnxopt.runtime.probe import environment
+    from onnxopt.storage import look_at_storage
 
     reports.check(model)
     loaded = load(model)
+    notes, coded = _write_out(loaded)
     facts = inspect_model(loaded, sizes)
+    facts = dataclasses.replace(facts, notes=(*facts.notes, *notes))
+    with progress(reports.is_silent or not measure) as on_step:
+        request = FeedRequest(shapes=sizes)
+        storage = look_at_storage(
+            model, loaded, coded, measure=measure, request=request, on_step=on_step
+        )
     found = Findings(layers(loaded)) if reports.wants_details else Findings()
     groups = _channel_groups(loaded) if channels else None
     contents = {"model": str(model), **facts.to_dict(), **found.to_dict()}
+    contents["storage"] = storage.to_dict()
     contents["environment"] = environment(None)
     if groups is not None:
         contents["channels"] = [group.to_dict() for group in groups]
-    lines = inspection_lines(model.name, facts)
+    lines = [*inspection_lines(model.name, facts), *storage_lines(storage)]
     reports.show(
         reports.write("inspect", contents),
         [*lines, *(channel_lines(groups) if groups is not None else ())],
     )
+
+
+def _write_out(model: ir.Model) -> tuple[list[str], int]:
+    """Write out the weights that are stored in a shorter form, in memory.
+
+    Returns:
+        What could not be written out, and how many were.
+    """
+    from onnxopt.pass_manager import PassManager, parse_pipeline
+
+    (report,) = PassManager(parse_pipeline(_DECODE)).run(model)
+    outcome = report.outcome
+    notes = [f"'{each.node}' cannot be written out: {each.reason}" for each in outcome.refusals]
+    return notes, outcome.rewritten.total()
 
 
 def _channel_groups(model: ir.Model) -> list[ChannelGroup]:

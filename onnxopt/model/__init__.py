@@ -13,6 +13,7 @@ from onnxopt.model.loading import bytes_on_disk, from_proto, load, states_no_inn
 from onnxopt.model.mapping import let_go_of_pages
 from onnxopt.model.protos import external_files
 from onnxopt.model.saving import ExternalData, StagedModel, copy, save, stage, to_proto
+from onnxopt.model.zipping import zipped_bytes
 
 __all__ = [
     "ExternalData",
@@ -30,4 +31,5 @@ __all__ = [
     "stage",
     "states_no_inner_shape",
     "to_proto",
+    "zipped_bytes",
 ]

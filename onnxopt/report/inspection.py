@@ -9,10 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxopt.analysis.inspection import Inspection, PortFacts
+from onnxopt.report.comparisons import bench_lines
 from onnxopt.report.formats import bytes_text, count_text
 from onnxopt.report.layout import heading, list_of, new_table
+from onnxopt.storage import Storage
 
-__all__ = ["inspection_lines"]
+__all__ = ["inspection_lines", "storage_lines"]
 
 #: So many of the largest weights are listed.
 _TENSORS = 10
@@ -32,6 +34,27 @@ def inspection_lines(name: str, facts: Inspection) -> Iterator[RenderableType]:
     if facts.notes:
         yield heading("Notes")
         yield list_of(list(facts.notes))
+
+
+def storage_lines(storage: Storage) -> Iterator[RenderableType]:
+    """What to print about how a model is stored."""
+    yield heading("How it is stored")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("file", bytes_text(storage.bytes) + _zipped(storage.zip_bytes))
+    if storage.coded:
+        weights = f"{storage.coded:,} weight{'s' if storage.coded != 1 else ''}"
+        grid.add_row("", f"{weights} in a shorter form, that the runtime unfolds when it loads it")
+        dense = bytes_text(storage.dense_bytes) + _zipped(storage.dense_zip_bytes)
+        ratio = storage.dense_bytes / storage.bytes
+        grid.add_row("with all weights written out", f"{dense}; {ratio:.2f} times as large")
+    yield grid
+    if storage.measured is not None:
+        yield Text()
+        yield from bench_lines(storage.measured)
+
+
+def _zipped(count: int | None) -> str:
+    return "" if count is None else f", zipped {bytes_text(count)}"
 
 
 def _summary(facts: Inspection) -> Table:

@@ -38,6 +38,8 @@ class ModelFacts:
         peak_memory_bytes: Largest resident size of a process that loads it once and runs it once;
             None when that was not measured.
         kernel_seconds: Time for one run by the operator that the runtime chose, if it was profiled.
+        load_memory_bytes: Largest resident size of such a process by the time the model is loaded.
+        zip_bytes: Size of the zipped files; None when that was not measured.
     """
 
     bytes: int
@@ -48,6 +50,8 @@ class ModelFacts:
     latency: Latency | None = None
     peak_memory_bytes: int | None = None
     kernel_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    load_memory_bytes: int | None = None
+    zip_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

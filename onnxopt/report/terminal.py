@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -29,6 +30,8 @@ __all__ = ["refusal_lines", "run_lines", "treatment_lines"]
 
 #: So many nodes are listed in a terminal.
 _MOST_NODES = 500
+
+Number = TypeVar("Number", int, float)
 
 
 def run_lines(report: RunReport, *, written: bool) -> Iterator[RenderableType]:
@@ -142,24 +145,17 @@ def _before_and_after(report: RunReport) -> Table:
         bytes_text(after.bytes),
         percent_text(before.bytes, after.bytes),
     )
+    _add_change(table, "file size, zipped", before.zip_bytes, after.zip_bytes, bytes_text)
     table.add_row("nodes", f"{before.nodes:,}", f"{after.nodes:,}", _delta(before, after))
     if before.kernels and after.kernels:
         ran = [sum(facts.kernels.values()) for facts in (before, after)]
         table.add_row("kernels run", f"{ran[0]:,}", f"{ran[1]:,}", _signed(ran[1] - ran[0]))
-    if before.load_seconds is not None and after.load_seconds is not None:
-        table.add_row(
-            "load time",
-            seconds_text(before.load_seconds),
-            seconds_text(after.load_seconds),
-            percent_text(before.load_seconds, after.load_seconds),
-        )
-    if before.peak_memory_bytes is not None and after.peak_memory_bytes is not None:
-        table.add_row(
-            "peak memory",
-            bytes_text(before.peak_memory_bytes),
-            bytes_text(after.peak_memory_bytes),
-            percent_text(before.peak_memory_bytes, after.peak_memory_bytes),
-        )
+    _add_change(table, "load time", before.load_seconds, after.load_seconds, seconds_text)
+    for name, field in (
+        ("memory to load", "load_memory_bytes"),
+        ("peak memory", "peak_memory_bytes"),
+    ):
+        _add_change(table, name, getattr(before, field), getattr(after, field), bytes_text)
     if before.latency is not None and after.latency is not None and report.speed is not None:
         table.add_row(
             "latency",
@@ -168,6 +164,18 @@ def _before_and_after(report: RunReport) -> Table:
             ratio_text(report.speed),
         )
     return table
+
+
+def _add_change(
+    table: Table,
+    name: str,
+    before: Number | None,
+    after: Number | None,
+    text: Callable[[Number], str],
+) -> None:
+    """A row with both amounts, if both are known."""
+    if before is not None and after is not None:
+        table.add_row(name, text(before), text(after), percent_text(before, after))
 
 
 @dataclasses.dataclass

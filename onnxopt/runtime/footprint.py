@@ -23,11 +23,13 @@ class Footprint:
     Attributes:
         load_seconds: Shortest time that ONNX Runtime took to load it.
         peak_memory_bytes: Largest resident size of a process that loads it once and runs it once.
+        load_memory_bytes: Largest resident size of such a process by the time the model is loaded.
         idle_memory_bytes: Resident size of such a process before it loads the model.
     """
 
     load_seconds: float
     peak_memory_bytes: int
+    load_memory_bytes: int
     idle_memory_bytes: int
 
 
@@ -43,6 +45,7 @@ def footprint(
     with quiet(), Worker() as worker:
         idle = worker.peak_memory()
         info = worker.open(model, threads=threads)
+        loaded = worker.peak_memory()
         worker.run(info.session, feed)
         peak = worker.peak_memory()
         loads = [info.load_seconds]
@@ -50,4 +53,4 @@ def footprint(
             worker.close(info.session)
             info = worker.open(model, threads=threads)
             loads.append(info.load_seconds)
-    return Footprint(min(loads), peak, idle)
+    return Footprint(min(loads), peak, loaded, idle)

@@ -3,7 +3,9 @@ import pathlib
 
 import numpy as np
 import onnx
+import pytest
 
+from onnxopt.model import zipped_bytes
 from tests.cli.conftest import run, weights
 from tests.differential import parse
 
@@ -56,3 +58,64 @@ def test_zeros_and_precision(tmp_path: pathlib.Path) -> None:
     assert document["zeros"] == 8 / 20
     assert document["precision"] == {"float": 80}
     assert [each["name"] for each in document["tensors"]] == ["w", "b"]
+
+
+def coded_model(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """A model with a sparse weight, as it is and stored compactly."""
+    w = np.zeros((64, 64), np.float32)
+    w[::4, ::5] = np.random.default_rng(0).standard_normal((16, 13))
+    dense, coded = folder / "dense.onnx", folder / "coded.onnx"
+    onnx.save(parse("g (float[n, 64] x) => (float[n, 64] y) { y = MatMul(x, w) }", {"w": w}), dense)
+    result = run("optimize", dense, coded, "--passes", "compact-weights", "--no-speed-guard")
+    assert result.exit_code == 0, result.output
+    return dense, coded
+
+
+def test_weights_in_a_shorter_form_are_shown_as_the_numbers_they_are(
+    tmp_path: pathlib.Path,
+) -> None:
+    dense, coded = coded_model(tmp_path)
+    before, after = (json.loads(run("inspect", each, "--json").stdout) for each in (dense, coded))
+    for key in ("parameters", "zeros", "macs", "operators", "tensors", "precision", "layers"):
+        assert after[key] == before[key]
+    assert before["storage"]["coded"] == 0
+    assert before["storage"]["bytes"] == before["storage"]["dense_bytes"] == dense.stat().st_size
+    storage = after["storage"]
+    assert (storage["coded"], storage["bytes"]) == (1, coded.stat().st_size)
+    assert storage["dense_bytes"] == pytest.approx(dense.stat().st_size, abs=16)
+    assert storage["measured"] is storage["zip_bytes"] is None
+    text = run("inspect", coded).stdout
+    assert "1 weight in a shorter form" in text
+    assert "times as large" in text
+
+
+def test_measure_tells_what_users_decide_by(tmp_path: pathlib.Path) -> None:
+    dense, coded = coded_model(tmp_path)
+    storage = json.loads(run("inspect", coded, "--measure", "--json").stdout)["storage"]
+    assert storage["zip_bytes"] == zipped_bytes(coded) < coded.stat().st_size
+    assert storage["dense_zip_bytes"] == pytest.approx(zipped_bytes(dense), abs=16)
+    rows = storage["measured"]["rows"]
+    assert [row["bytes"] for row in rows] == [storage["bytes"], storage["dense_bytes"]]
+    for row in rows:
+        assert row["peak_memory_bytes"] >= row["load_memory_bytes"] > 0
+        assert row["load_seconds"] > 0 < row["latency"]["median"]
+    (row,) = json.loads(run("inspect", dense, "--measure", "--json").stdout)["storage"]["measured"][
+        "rows"
+    ]
+    assert row["bytes"] == dense.stat().st_size
+    text = run("inspect", coded, "--measure").stdout
+    for words in ("zipped", "memory", "latency", "dense-coded.onnx"):
+        assert words in text
+
+
+def test_what_cannot_be_written_out_is_said(tmp_path: pathlib.Path) -> None:
+    _, coded = coded_model(tmp_path)
+    proto = onnx.load(coded)
+    for part in proto.graph.initializer:
+        if part.data_type == onnx.TensorProto.UINT8:
+            wrong = np.full(part.dims, 255, np.uint8)
+            part.CopyFrom(onnx.numpy_helper.from_array(wrong, part.name))
+    onnx.save(proto, coded)
+    result = run("inspect", coded, "--json")
+    assert result.exit_code == 0
+    assert "'w' cannot be written out" in json.loads(result.stdout)["notes"][-1]

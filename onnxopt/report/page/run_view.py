@@ -69,7 +69,9 @@ def before_and_after(document: _Facts) -> list[tuple[str, ...]]:
         rows.append(("latency of one run", *times, ratio_text(speed), state))
     amounts = (
         ("file size", "bytes", bytes_text),
+        ("file size, zipped", "zip_bytes", bytes_text),
         ("load time", "load_seconds", seconds_text),
+        ("memory to load", "load_memory_bytes", bytes_text),
         ("peak memory", "peak_memory_bytes", bytes_text),
     )
     for label, field, text in amounts:
