@@ -93,6 +93,6 @@ expand-activations
 #: ``compact`` makes the file small besides.
 PIPELINES: Mapping[str, str] = {
     "exact": f"decode-weights,{','.join(_EXACT.split())},compact-weights{{only-again=true}}",
-    "tuned": "exact,smooth-activations,quantize",
+    "tuned": "exact,quantize",
     "compact": "exact,compact-weights",
 }

@@ -10,32 +10,22 @@ import onnx_ir as ir
 from onnxopt.passes.infer_shapes import InferShapes
 
 from onnxopt.analysis.quantization import is_quantized
-from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
-from onnxopt.findings import Findings
 from onnxopt.layers import layer_name
 from onnxopt.model import light_proto
-from onnxopt.noise import LayerNoise, layer_noise
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
 from onnxopt.regions import Product, products
-from onnxopt.search import Finding, search
-from onnxopt.workbench import Workbench
 
 from .explaining import all_left, treatments
 from .lowering import lower
-from .numbers import Numbers
-from .observing import numbers_for, observations_for, sizes_of
 from .opset import raise_opset
-from .plan import Mode, Plan
-from .range_choice import best_ranges
-from .telling import tell
-from .trials import Trials, Workshop
+from .plan import Mode
+from .smoothing import evened
+from .solving import Solution, solve
 
 __all__ = ["Quantize", "QuantizeOptions"]
 
 _QUANTIZED = "the model is quantized already"
 _NOTHING = "nothing in the model can be computed in 8 bits"
-#: So many samples tell how noisy each layer is.
-_LOOKED_AT = 4
 _SCHEMES: dict[str, tuple[Mode, ...]] = {
     "auto": (Mode.STATIC, Mode.STATIC_INPUT, Mode.DYNAMIC),
     "static": (Mode.STATIC, Mode.STATIC_INPUT),
@@ -49,19 +39,14 @@ class QuantizeOptions:
 
     Attributes:
         scheme: Ranges from calibration, of each run's own, or whichever is better.
+        smooth: Even out the channels of activations where that is better (see
+            `smooth-activations`).
         float: Names of nodes that are to stay float.
     """
 
     scheme: Literal["auto", "static", "dynamic"] = "auto"
+    smooth: bool = True
     float: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Solution:
-    plan: Plan
-    numbers: Numbers
-    finding: Finding
-    findings: Findings
 
 
 class Quantize(Pass):
@@ -90,8 +75,9 @@ class Quantize(Pass):
             return outcome
         key = (self.name, self.text, bench.target, _digest(model))
         if key not in bench.memory:
-            bench.memory[key] = self._solve(raised, found, bench)
-        solution: _Solution = bench.memory[key]
+            allowed = _SCHEMES[self.options.scheme]
+            bench.memory[key] = solve(raised, found, allowed, bench, smooth=self.options.smooth)
+        solution: Solution = bench.memory[key]
         self._report(solution, found, outcome)
         outcome.findings = dataclasses.replace(
             solution.findings,
@@ -99,6 +85,9 @@ class Quantize(Pass):
         )
         if solution.plan.quantizes:
             _prepare(model)
+            if solution.factors:
+                evened(model, solution.factors)
+                outcome.rewritten["evened activation"] = len(solution.factors)
             outcome.rewritten.update(lower(model, solution.plan, solution.numbers))
             outcome.modified = True
         return outcome
@@ -119,20 +108,7 @@ class Quantize(Pass):
                 found.append(each)
         return found
 
-    def _solve(self, model: ir.Model, found: list[Product], bench: Workbench) -> _Solution:
-        allowed = _SCHEMES[self.options.scheme]
-        observations = observations_for(model, found, bench)
-        with Workshop(model) as workshop:
-            choice = best_ranges(observations, found, bench, workshop, allowed)
-            numbers = numbers_for(observations, found, bench, choice, bench.effort)
-            sizes = sizes_of(observations)
-            finding = search(Trials(workshop, model, found, numbers, allowed, sizes), bench)
-        plan = Plan({key: Mode(mode) for key, mode in finding.choices.items()})
-        noise = _noise(model, plan, numbers, bench)
-        findings = tell(finding, found, bench, noise, observations, choice)
-        return _Solution(plan, numbers, finding, findings)
-
-    def _report(self, solution: _Solution, found: list[Product], outcome: Outcome) -> None:
+    def _report(self, solution: Solution, found: list[Product], outcome: Outcome) -> None:
         finding = solution.finding
         for product in found:
             if solution.plan.mode(product.key) is Mode.FLOAT:
@@ -150,26 +126,6 @@ def _prepare(model: ir.Model) -> None:
     """Raise the opset and find out element types."""
     raise_opset(model)
     InferShapes()(model)
-
-
-def _noise(model: ir.Model, plan: Plan, numbers: Numbers, bench: Workbench) -> list[LayerNoise]:
-    """Signal to noise of each layer under a plan, on a few samples that were kept back."""
-    if not plan.quantizes:
-        return []
-    bench.on_step("measuring the noise of layers")
-    quantized = model.clone()
-    lower(quantized, plan, numbers)
-    try:
-        return layer_noise(
-            model,
-            quantized,
-            bench.held_out.first(_LOOKED_AT),
-            worker=bench.worker,
-            threads=bench.threads,
-            on_step=bench.on_step,
-        )
-    except (RuntimeRefusalError, RuntimeCrashError):
-        return []  # what is only to be told must not cost the result
 
 
 def _digest(model: ir.Model) -> str:

@@ -23,13 +23,15 @@ from onnxopt.regions import Follower, FollowerKind, Product
 
 from .dynamic import lower_dynamic
 from .editing import Editor
-from .numbers import Numbers
+from .numbers import Divided, Numbers
 from .parameters import Parameters, for_range
 from .plan import Mode, Plan
 from .territory import Territory
-from .weights import quantize_bias
+from .weights import Weights, quantize_bias
 
 __all__ = ["lower"]
+
+Array = np.ndarray[Any, Any]
 
 
 def lower(model: ir.Model, plan: Plan, numbers: Numbers) -> Counter[str]:
@@ -60,6 +62,8 @@ class _Lowering:
         self._made: dict[ir.Value, ir.Value] = {}
         #: The 8-bit numbers of values that are made in float.
         self._read: dict[ir.Value, ir.Value] = {}
+        #: Activations divided by factors, by what was divided and the factors.
+        self._divided: dict[tuple[ir.Value, bytes], ir.Value] = {}
         self._replaced: list[ir.Node] = []
         self._done: Counter[str] = Counter()
 
@@ -85,22 +89,45 @@ class _Lowering:
         if mode is Mode.FLOAT:
             return
         self._done[mode.value] += 1
+        weights, bias = self._numbers.weights[product.key], self._numbers.bias(product)
+        divided = self._territory.smoothed(product)
+        if divided is not None:
+            self._done["divided input"] += 1
+            self._divide_input(product, divided)
+            weights = divided.weights
+            bias = product.bias if divided.bias is None else divided.bias
         if mode is Mode.DYNAMIC:
-            lower_dynamic(
-                self._editor,
-                product,
-                self._numbers.weights[product.key],
-                self._numbers.bias(product),
-            )
+            lower_dynamic(self._editor, product, weights, bias)
             self._replaced.extend(reversed(product.nodes))
         else:
-            self._lower_static(product, narrow=mode is Mode.STATIC)
+            self._lower_static(product, weights, bias, narrow=mode is Mode.STATIC)
 
-    def _lower_static(self, product: Product, *, narrow: bool) -> None:
+    def _divide_input(self, product: Product, divided: Divided) -> None:
+        """Let a product read its input with even channels; one product serves equal readers."""
+        source = product.activation
+        factors = (1 / divided.factors).astype(np.float32)
+        key = (source, factors.tobytes())
+        if key not in self._divided:
+            self._divided[key] = self._editor.node(
+                "Mul",
+                [source, self._editor.constant(factors, f"{product.key}_factors")],
+                name=f"{product.key}_divided",
+                before=product.node,
+                dtype=ir.DataType.FLOAT,
+                like=source,
+            )
+            self._territory.give(self._divided[key], divided.range)
+        product.node.replace_input_with(0, self._divided[key])
+
+    def _lower_static(
+        self, product: Product, weights: Weights, bias: Array | None, *, narrow: bool
+    ) -> None:
         node, name = product.node, product.key
-        weights, bias = self._numbers.weights[product.key], self._numbers.bias(product)
         scale = self._territory.parameters(product.activation).scale
         self._feed(node, 0)
+        # Constants may be nodes, and weights may come through others that only move numbers.
+        constants = [value for value in node.inputs[1:3] if value is not None]
+        self._replaced.extend(made for value in constants if (made := value.producer()) is not None)
         quantized = self._editor.constant(weights.numbers, f"{name}_weight_quantized")
         node.replace_input_with(
             1, self._dequantized_constant(quantized, weights.scales, weights.axis, f"{name}_weight")
@@ -119,7 +146,7 @@ class _Lowering:
         if narrow:
             self._quantize_output(product.unclamped)
 
-    def _subtract_bias(self, product: Product, bias: np.ndarray[Any, Any] | None) -> None:
+    def _subtract_bias(self, product: Product, bias: Array | None) -> None:
         """Subtract the negative bias; of an Add the runtime would make a float Gemm."""
         if bias is None:
             return

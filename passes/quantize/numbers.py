@@ -11,9 +11,27 @@ from onnxopt.regions import Product
 
 from .weights import Weights
 
-__all__ = ["Numbers", "Range"]
+__all__ = ["Divided", "Numbers", "Range"]
 
 Range = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Divided:
+    """A product whose input is divided first, so that its channels are even.
+
+    Attributes:
+        factors: What the channels are divided by, float64, of a shape that broadcasts against the
+            input.
+        range: Of the divided input.
+        weights: Weights that make up for the factors, in 8 bits.
+        bias: The corrected bias; the product's own when None.
+    """
+
+    factors: np.ndarray
+    range: Range
+    weights: Weights
+    bias: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +43,14 @@ class Numbers:
         ranges: What each tensor should cover, by name.
         weights: 8-bit weights, by key of the product.
         biases: Corrected biases, by key of the product; the model's own where there is none.
+        divided: Products that can have an even input, by key.
     """
 
     signed: bool
     ranges: Mapping[str, Range]
     weights: Mapping[str, Weights]
     biases: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    divided: Mapping[str, Divided] = dataclasses.field(default_factory=dict)
 
     def bias(self, product: Product) -> np.ndarray | None:
         """The bias of a product."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import onnx_ir as ir
@@ -15,22 +16,28 @@ from onnxopt.calibration.ranges import best_for_consumers, min_max
 from onnxopt.numerics.grids import INT8, UINT8
 from onnxopt.numerics.layer_inputs import LayerInput
 from onnxopt.regions import Product, follower
-from onnxopt.runtime.hardware import Target, resolve_target
+from onnxopt.runtime.hardware import resolve_target
 from onnxopt.workbench import Effort, Workbench
 
+from ..smooth_activations.factors import requests as smoothing_requests
+from ..smooth_activations.sites import Site
 from .layers import layer_input
-from .numbers import Numbers, Range
-from .recovery import GRAM_ROWS, gram_layers, recovered
+from .numbers import Divided, Numbers, Range
+from .readings import GRAM_ROWS, Reading, reading_of
+from .recovery import gram_layers, recovered
+from .smoothing import DividedInput
 
-__all__ = ["RangeChoice", "numbers_for", "observations_for", "sizes_of"]
+__all__ = ["RangeChoice", "numbers_for", "observations_for", "ranges_for", "sizes_of"]
 
 #: All that was seen, or what the products that read a tensor are best served with.
 RangeChoice = Literal["min-max", "consumers"]
 _Requests = dict[str, list[ObserverSpec[Any]]]
 
 
-def observations_for(model: ir.Model, found: Sequence[Product], bench: Workbench) -> Observations:
-    """One pass over the samples for every tensor that a plan may quantize."""
+def observations_for(
+    model: ir.Model, found: Sequence[Product], smoothing: Sequence[Site], bench: Workbench
+) -> Observations:
+    """One pass over the samples for every tensor that a plan may quantize, or even out."""
     requests: _Requests = {name: [Extremes(), Histogram()] for name in _tensors(model.graph, found)}
     for name, (layer, _) in _consumers(found).items():
         requests[name].append(Rows(layer))
@@ -39,6 +46,9 @@ def observations_for(model: ir.Model, found: Sequence[Product], bench: Workbench
         asked = requests[product.activation.name or ""]
         if spec not in asked:
             asked.append(spec)
+    for name, specs in smoothing_requests(smoothing).items():
+        if name in requests:
+            requests[name].extend(spec for spec in specs if spec not in requests[name])
     return observe(
         model,
         bench.calibration,
@@ -54,8 +64,9 @@ def numbers_for(
     observations: Observations,
     found: Sequence[Product],
     bench: Workbench,
-    choice: RangeChoice,
+    ranges: Mapping[str, Range],
     effort: Effort,
+    divided: Mapping[str, DividedInput] = MappingProxyType({}),
 ) -> Numbers:
     """Ranges, weights and biases.
 
@@ -63,24 +74,41 @@ def numbers_for(
         observations: What calibration saw.
         found: The products.
         bench: Says for which hardware.
-        choice: How ranges are chosen.
+        ranges: What each tensor should cover, by name; see `ranges_for`.
         effort: How much time to take for weights.
+        divided: Inputs that may be divided, by key of the product.
     """
     target = resolve_target(bench.target)
-    ranges = _ranges(observations, found, target, choice)
-    weights, biases = recovered(found, observations, ranges, target, effort, bench.on_step)
-    return Numbers(target.signed_activations, ranges, weights, biases)
+    readings: dict[tuple[str, bool], Reading] = {}
+    for product in found:
+        key = product.key
+        readings[key, False] = reading_of(product, observations, ranges)
+        if key in divided:
+            readings[key, True] = readings[key, False].divided(
+                divided[key].factors, divided[key].range
+            )
+    weights, biases = recovered(readings, target, effort, bench.on_step)
+    return Numbers(
+        target.signed_activations,
+        ranges,
+        {key: found for (key, smoothed), found in weights.items() if not smoothed},
+        {key: found for (key, smoothed), found in biases.items() if not smoothed},
+        {
+            key: Divided(each.shaped, each.range, weights[key, True], biases.get((key, True)))
+            for key, each in divided.items()
+        },
+    )
 
 
-def _ranges(
-    observations: Observations, found: Sequence[Product], target: Target, choice: RangeChoice
+def ranges_for(
+    observations: Observations, found: Sequence[Product], bench: Workbench, choice: RangeChoice
 ) -> dict[str, Range]:
     """All of what was seen, or for what products read the range that does least harm there.
 
     A range that suits a tensor by itself may still cost more than it saves where the tensor is
     read, so nothing is cut without knowing the readers.
     """
-    levels = INT8 if target.signed_activations else UINT8
+    levels = INT8 if resolve_target(bench.target).signed_activations else UINT8
     consumers = _consumers(found)
     ranges: dict[str, Range] = {}
     for name in observations.observers:

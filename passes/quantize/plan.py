@@ -6,7 +6,7 @@ import dataclasses
 import enum
 from collections.abc import Mapping
 
-__all__ = ["Mode", "Plan"]
+__all__ = ["Mode", "Plan", "treatment"]
 
 
 class Mode(enum.StrEnum):
@@ -22,15 +22,28 @@ class Mode(enum.StrEnum):
     DYNAMIC = "dynamic"
 
 
+#: What a treatment begins with whose input is divided first.
+_SMOOTHED = "smoothed-"
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """A mode for each product.
 
     Attributes:
         modes: By key of the product; what is not there stays float.
+        smoothed: Products whose input is divided first, so that its channels are even.
     """
 
     modes: Mapping[str, Mode]
+    smoothed: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, treatments: Mapping[str, str]) -> Plan:
+        """From what `treatment` gave, by key of the product."""
+        modes = {key: Mode(text.removeprefix(_SMOOTHED)) for key, text in treatments.items()}
+        smoothed = (key for key, text in treatments.items() if text.startswith(_SMOOTHED))
+        return cls(modes, frozenset(smoothed))
 
     def mode(self, key: str) -> Mode:
         """The mode of a product."""
@@ -38,7 +51,7 @@ class Plan:
 
     def with_mode(self, mode: Mode, *keys: str) -> Plan:
         """The plan with another mode for some products."""
-        return Plan({**self.modes, **dict.fromkeys(keys, mode)})
+        return Plan({**self.modes, **dict.fromkeys(keys, mode)}, self.smoothed)
 
     def keys(self, *modes: Mode) -> list[str]:
         """The products that have one of these modes."""
@@ -48,3 +61,8 @@ class Plan:
     def quantizes(self) -> bool:
         """Whether anything is in 8 bits."""
         return any(mode is not Mode.FLOAT for mode in self.modes.values())
+
+
+def treatment(mode: Mode, *, smoothed: bool = False) -> str:
+    """A mode, and whether the input is divided first, as one text."""
+    return f"{_SMOOTHED if smoothed else ''}{mode.value}"

@@ -10,12 +10,11 @@ correction", 2019).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
-from onnxopt.calibration import Gram, GramObserver, Observations, Rows
 from onnxopt.numerics.gram import relative_output_error
 from onnxopt.numerics.rounding import PairLimit, bias_shift, round_with_compensation
 from onnxopt.regions import Product
@@ -23,16 +22,15 @@ from onnxopt.runtime.hardware import Target
 from onnxopt.workbench import Effort
 
 from .layers import layer_input
-from .numbers import Range
 from .parameters import for_range
+from .readings import Reading
 from .weights import Weights, least_scales, pair_orders, quantize_weights
 
-__all__ = ["GRAM_ROWS", "gram_layers", "recovered"]
+__all__ = ["gram_layers", "recovered"]
 
 Array = np.ndarray[Any, Any]
+Key = TypeVar("Key", bound=Hashable)
 
-#: Rows of each sample that go into a Gram matrix.
-GRAM_ROWS = 128
 #: Gram matrices may take so much memory together.
 _GRAM_BYTES = 512 << 20
 #: Seconds for rounding, and rounds of it for each layer.
@@ -54,67 +52,56 @@ def gram_layers(found: Sequence[Product], effort: Effort) -> list[Product]:
 
 
 def recovered(
-    found: Sequence[Product],
-    observations: Observations,
-    ranges: Mapping[str, Range],
+    readings: Mapping[Key, Reading],
     target: Target,
     effort: Effort,
     on_step: Callable[[str], None],
-) -> tuple[dict[str, Weights], dict[str, Array]]:
-    """Weights and corrected biases by key.
+) -> tuple[dict[Key, Weights], dict[Key, Array]]:
+    """Weights and corrected biases, by the keys of the readings.
 
     Layers whose outputs suffer most are rounded with care first, until patience is at its end.
 
     Args:
-        found: The products.
-        observations: Rows of their inputs, and Gram matrices.
-        ranges: Of their inputs, by name.
+        readings: The products, and what is known of their inputs.
         target: Says which weights must not be large together.
         effort: How much time to take.
         on_step: Told how far it is.
     """
-    weights = {product.key: _plain(product, ranges, target) for product in found}
-    errors: dict[str, float] = {}
-    for product in found:
-        gram = _gram(product, observations)
-        if gram is not None:
-            layer = layer_input(product)
-            change = _change(product, weights[product.key])
-            matrix = layer.matrix(product.weights)
-            errors[product.key] = relative_output_error(_mean(gram), matrix, change)
-    worst_first = sorted(
-        (product for product in found if product.key in errors),
-        key=lambda product: -errors[product.key],
-    )
+    weights = {key: _plain(reading, target) for key, reading in readings.items()}
+    errors: dict[Key, float] = {}
+    if _PATIENCE[effort]:
+        for key, reading in readings.items():
+            gram = reading.gram()
+            if gram is not None:
+                matrix = layer_input(reading.product).matrix(reading.product.weights)
+                change = _change(reading.product, weights[key])
+                errors[key] = relative_output_error(gram, matrix, change)
+    worst_first = sorted(errors, key=lambda key: -errors[key])
     end = time.perf_counter() + _PATIENCE[effort]
-    for number, product in enumerate(worst_first, start=1):
+    for number, key in enumerate(worst_first, start=1):
         if time.perf_counter() > end:
             break
         on_step(f"rounding weights, layer {number} of {len(worst_first)}")
-        gram = _gram(product, observations)
-        assert gram is not None
-        weights[product.key] = _compensated(
-            product, weights[product.key], _mean(gram), target, _SWEEPS[effort]
-        )
+        weights[key] = _compensated(readings[key], weights[key], target, _SWEEPS[effort])
     biases = {
-        product.key: bias
-        for product in found
-        if (bias := _corrected(product, weights[product.key], observations)) is not None
+        key: bias
+        for key, reading in readings.items()
+        if (bias := _corrected(reading, weights[key])) is not None
     }
     return weights, biases
 
 
-def _plain(product: Product, ranges: Mapping[str, Range], target: Target) -> Weights:
+def _plain(reading: Reading, target: Target) -> Weights:
     least = None
-    name = product.activation.name or ""
-    if product.bias is not None and name in ranges:
-        least = least_scales(product.bias, for_range(*ranges[name]).scale)
+    product = reading.product
+    if product.bias is not None and reading.range is not None:
+        least = least_scales(product.bias, for_range(*reading.range).scale)
     return quantize_weights(product.weights, product.channel_axis, target.pair_limit, least=least)
 
 
-def _compensated(
-    product: Product, plain: Weights, gram: Array, target: Target, sweeps: int
-) -> Weights:
+def _compensated(reading: Reading, plain: Weights, target: Target, sweeps: int) -> Weights:
+    product, gram = reading.product, reading.gram()
+    assert gram is not None
     layer = layer_input(product)
     matrix = layer.matrix(product.weights)
     pairs = None
@@ -133,12 +120,12 @@ def _compensated(
     return Weights(np.ascontiguousarray(narrow), plain.scales, plain.axis)
 
 
-def _corrected(product: Product, weights: Weights, observations: Observations) -> Array | None:
+def _corrected(reading: Reading, weights: Weights) -> Array | None:
     """The bias that keeps the means of the outputs; None where there is nothing to correct."""
-    mean = _mean_row(product, observations)
-    if mean is None:
+    if reading.mean is None:
         return None
-    shift = bias_shift(_change(product, weights), mean).reshape(-1)
+    product = reading.product
+    shift = bias_shift(_change(product, weights), reading.mean).reshape(-1)
     bias = np.zeros(len(shift)) if product.bias is None else product.bias.astype(np.float64)
     return (bias + shift).astype(np.float32)
 
@@ -147,31 +134,6 @@ def _change(product: Product, weights: Weights) -> Array:
     layer = layer_input(product)
     change = weights.dequantized().astype(np.float64) - product.weights
     return layer.matrix(change)
-
-
-def _mean_row(product: Product, observations: Observations) -> Array | None:
-    """Mean of the rows of a product's input, float64 [groups, K]."""
-    gram = _gram(product, observations)
-    if gram is not None:
-        return gram.mean
-    name, spec = product.activation.name or "", Rows(layer_input(product))
-    if spec not in observations.observers.get(name, {}):
-        return None
-    rows = observations.get(name, spec).rows
-    return rows.mean(axis=0, dtype=np.float64) if len(rows) else None
-
-
-def _gram(product: Product, observations: Observations) -> GramObserver | None:
-    name, spec = product.activation.name or "", Gram(layer_input(product), GRAM_ROWS)
-    if spec not in observations.observers.get(name, {}):
-        return None
-    found = observations.get(name, spec)
-    return None if found.gram is None else found
-
-
-def _mean(observer: GramObserver) -> Array:
-    assert observer.gram is not None
-    return observer.gram / max(1, observer.count)
 
 
 def _gram_bytes(product: Product) -> int:

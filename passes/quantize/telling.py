@@ -17,7 +17,7 @@ from onnxopt.search import Finding, Point
 from onnxopt.workbench import Workbench
 
 from .observing import RangeChoice
-from .plan import Mode
+from .plan import Mode, Plan
 
 __all__ = ["tell"]
 
@@ -122,7 +122,7 @@ def _in_bins(seen: HistogramObserver) -> tuple[tuple[int, ...], tuple[float, ...
 
 
 def _layer(finding: Finding, product: Product) -> Layer:
-    mode = Mode(finding.choices.get(product.key, Mode.FLOAT))
+    mode = Plan.of(finding.choices).mode(product.key)
     return Layer(
         product.node.name or product.key,
         product.node.op_type,
@@ -149,7 +149,8 @@ def _region(finding: Finding, product: Product) -> Region:
 
 def _reason(finding: Finding, product: Product) -> str:
     if product.key in finding.choices:
-        return "faster in 8 bits, within the budget"
+        smoothed = product.key in Plan.of(finding.choices).smoothed
+        return f"faster in 8 bits{' with an even input' if smoothed else ''}, within the budget"
     return finding.left.get(product.key, finding.reason)
 
 

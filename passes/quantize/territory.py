@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxopt.regions import Clamp, Follower, FollowerKind, Product, clamp_after, follower, products
 
-from .numbers import Numbers, Range
+from .numbers import Divided, Numbers, Range
 from .parameters import Parameters, before_affine, for_range
 from .plan import Mode, Plan
 
@@ -87,6 +87,16 @@ class Territory:
             self._parameters[value] = for_range(low, high, self._numbers.signed, bounds)
         return self._parameters[value]
 
+    def smoothed(self, product: Product) -> Divided | None:
+        """What a product reads in place of its input, if the plan says so."""
+        if product.key not in self._plan.smoothed:
+            return None
+        return self._numbers.divided[product.key]
+
+    def give(self, value: ir.Value, found: Range) -> None:
+        """Make the range of a value known that the float graph does not have."""
+        self._parameters[value] = for_range(*found, self._numbers.signed)
+
     def _take_in(self, node: ir.Node) -> None:
         product = self.products.get(node)
         if product is not None:
@@ -152,7 +162,8 @@ class Territory:
         for node, index in value.uses():
             product = self.products.get(node)
             if product is not None:
-                if index == 0 and self.mode(product) in (Mode.STATIC, Mode.STATIC_INPUT):
+                narrow = self.mode(product) in (Mode.STATIC, Mode.STATIC_INPUT)
+                if index == 0 and narrow and product.key not in self._plan.smoothed:
                     return True
             elif node in self.followers and index in self.followers[node].activations:
                 return True

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
-from onnxopt.passes.infer_shapes import InferShapes
 
 from onnxopt.model import load, save
 from onnxopt.regions import Product
@@ -17,7 +16,7 @@ from onnxopt.runtime.messages import Kernel
 
 from .lowering import lower
 from .numbers import Numbers
-from .plan import Mode, Plan
+from .plan import Mode, Plan, treatment
 from .territory import Territory
 
 __all__ = ["Trials", "Workshop", "modes_for"]
@@ -58,7 +57,7 @@ class Workshop:
         self._count = itertools.count()
         save(model, self._path / "base.onnx", "always")
         self._base = load(self._path / "base.onnx")
-        InferShapes()(self._base)
+        _annotate(self._base, model)
 
     def __enter__(self) -> Workshop:
         return self
@@ -79,6 +78,20 @@ class Workshop:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+
+def _annotate(model: ir.Model, known: ir.Model) -> None:
+    """Give the values of a model the types and shapes that they have in another one.
+
+    Inference might find other ones where it does not see small weights, and another plan with that.
+    """
+    values = {value.name: value for node in known.graph for value in node.outputs}
+    for node in model.graph:
+        for value in node.outputs:
+            found = values.get(value.name)
+            if found is not None:
+                value.type = found.type
+                value.shape = None if found.shape is None else found.shape.copy()
 
 
 class Trials:
@@ -113,8 +126,12 @@ class Trials:
         return list(self._products)
 
     def treatments(self, region: str) -> Sequence[str]:
-        """The modes that a product can have."""
-        return [mode.value for mode in self._modes[region]]
+        """The modes that a product can have, and those with an even input, where that may pay."""
+        modes = self._modes[region]
+        plain = [treatment(mode) for mode in modes]
+        if region not in self._numbers.divided:
+            return plain
+        return [*plain, *(treatment(mode, smoothed=True) for mode in modes)]
 
     def bytes_saved(self, region: str, treatment: str) -> int:
         """Three of four bytes of each weight."""
@@ -127,8 +144,9 @@ class Trials:
 
     def crosses(self, first: str | None, second: str | None) -> bool:
         """Whether a value leaves 8 bits, or enters them, from one product to the next."""
-        narrow = (Mode.STATIC, Mode.STATIC_INPUT)
-        return (first in narrow) != (second in narrow)
+        modes = Plan.of({name: text for name, text in (("a", first), ("b", second)) if text})
+        narrow = modes.keys(Mode.STATIC, Mode.STATIC_INPUT)
+        return len(narrow) == 1
 
     def owner(self, kernel: str) -> str | None:
         """The product that a kernel belongs to, by the longest name of its own that it begins with.
@@ -151,8 +169,7 @@ class Trials:
 
     def build(self, choices: Mapping[str, str]) -> contextlib.AbstractContextManager[pathlib.Path]:
         """A model with some products quantized, as a file."""
-        plan = Plan({key: Mode(mode) for key, mode in choices.items()})
-        return self._workshop.write(plan, self._numbers)
+        return self._workshop.write(Plan.of(choices), self._numbers)
 
 
 def _longest(kernel: str, names: Mapping[str, str]) -> str | None:

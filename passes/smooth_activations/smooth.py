@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
-from onnxopt.calibration import Channels, Observations, ObserverSpec, Rows, observe
-from onnxopt.numerics.grids import UINT8
-from onnxopt.numerics.layer_inputs import LayerInput
-from onnxopt.numerics.smoothing import STRENGTHS, by_column, quantized_error, smoothing_factors
+from onnxopt.calibration import observe
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
-from onnxopt.rewriting import Context, Refuse, Rewriter
-from onnxopt.rewriting.dead_code import drop_unused_initializer
+from onnxopt.rewriting import Context, Refuse
 
-from ..shared.affine import Array
+from .applying import apply_factors
+from .factors import best_factors, requests
 from .sites import Site, sites
 
 __all__ = ["SmoothActivations"]
@@ -94,7 +87,7 @@ class SmoothActivations(Pass):
         observations = observe(
             model,
             bench.calibration,
-            _requests(found),
+            requests(found),
             worker=bench.worker,
             crew=bench.crew,
             threads=bench.threads,
@@ -106,7 +99,8 @@ class SmoothActivations(Pass):
             if self.max_rewrites is not None and outcome.rewritten[_RULE] >= self.max_rewrites:
                 break
             try:
-                _apply(site, self._factors(site, observations), context)
+                wanted = self.options.multiply_gain if site.multiplies else self.options.min_gain
+                apply_factors(site, best_factors(site, observations, wanted), context)
             except Refuse as refusal:
                 node = site.layers[0].node
                 outcome.refusals.append(Refusal(_RULE, str(refusal), node.name or node.op_type))
@@ -114,102 +108,3 @@ class SmoothActivations(Pass):
                 outcome.rewritten[_RULE] += 1
                 outcome.modified = True
         return outcome
-
-    def _factors(self, site: Site, observations: Observations) -> Array:
-        """Factors by channel with which the layers come out best in 8 bits.
-
-        Raises:
-            Refuse: When no factors gain enough.
-        """
-        name = site.value.name or ""
-        if name not in observations:
-            raise Refuse(f"it {observations.left_alone.get(name, 'was not observed')}")
-        channels = observations.get(name, Channels(site.axis))
-        if not channels.elements:
-            raise Refuse("it was empty in all samples")
-        if len(channels.low) != site.channels:
-            raise Refuse("it has another number of channels than the layers")
-        weights = np.max([_magnitudes(site, layer.matrix) for layer in site.layers], axis=0)
-        best = np.ones(site.channels)
-        before = least = _error(site, observations, best)
-        for strength in STRENGTHS:
-            factors = smoothing_factors(channels.absmax, weights, strength)
-            error = _error(site, observations, factors)
-            if error < least:
-                best, least = factors, error
-        gain = 10 * math.log10(before / least) if least > 0 else 0.0
-        wanted = self.options.multiply_gain if site.multiplies else self.options.min_gain
-        if least >= before or gain < wanted:
-            raise Refuse("smoothing gains too little")
-        return best
-
-
-def _requests(found: Sequence[Site]) -> Mapping[str, list[ObserverSpec[Any]]]:
-    requests: dict[str, list[ObserverSpec[Any]]] = {}
-    for site in found:
-        specs: list[ObserverSpec[Any]] = [Channels(site.axis)]
-        specs.extend(Rows(how) for how in dict.fromkeys(layer.input for layer in site.layers))
-        requests[site.value.name or ""] = specs
-    return requests
-
-
-def _magnitudes(site: Site, matrix: Array) -> Array:
-    """Greatest magnitude of the weights that read each channel."""
-    return np.asarray(np.abs(matrix).max(axis=2).reshape(site.channels, -1).max(axis=1))
-
-
-def _error(site: Site, observations: Observations, factors: Array) -> float:
-    """Error of the layers in integers, relative to their outputs, with an activation smoothed."""
-    name = site.value.name or ""
-    channels = observations.get(name, Channels(site.axis))
-    ends = float((channels.low / factors).min()), float((channels.high / factors).max())
-    alike: dict[LayerInput, list[Array]] = collections.defaultdict(list)
-    for layer in site.layers:
-        alike[layer.input].append(layer.matrix)
-    total = 0.0
-    for how, matrices in alike.items():
-        rows = observations.get(name, Rows(how)).rows.transpose(1, 0, 2)
-        columns = by_column(factors, len(rows), rows.shape[2])
-        total += quantized_error(rows, matrices, columns, ends, UINT8)
-    return total / len(alike)
-
-
-def _apply(site: Site, factors: Array, context: Context) -> None:
-    """Divide the activation by its factors, and let its readers know.
-
-    Raises:
-        Refuse: When a constant cannot hold the factors; nothing has changed then.
-    """
-    edits = site.layer_edits(factors)
-    if not site.refusal:
-        edits.extend(site.maker_edits(factors, context))
-    rewriter = Rewriter(context, site.layers[0].node)
-    for edit in edits:
-        edit.apply(rewriter)
-    if site.refusal:
-        divided = _product(site, 1.0 / factors, "divided", rewriter)
-        for layer in site.layers:
-            rewriter.replace_input(layer.node, 0, divided)
-    elif site.others:
-        restored = _product(site, factors, "restored", rewriter)
-        for node, index in site.others:
-            rewriter.replace_input(node, index, restored)
-    for value in rewriter.unread:
-        drop_unused_initializer(value)
-
-
-def _product(site: Site, factors: Array, suffix: str, rewriter: Rewriter) -> ir.Value:
-    """The activation times factors, right behind what makes it."""
-    name, context = site.value.name, rewriter.context
-    numbers = site.shaped(factors).astype(np.float32)
-    node = ir.node("Mul", [site.value, rewriter.initializer(numbers, f"{name}_factors")])
-    output = node.outputs[0]
-    output.name, output.type = context.unique_name(f"{name}_{suffix}"), site.value.type
-    output.shape = site.value.shape.copy() if site.value.shape is not None else None
-    maker, graph = site.value.producer(), context.model.graph
-    if maker is None:
-        graph.insert_before(graph[0], node)
-    else:
-        node.name = context.unique_name(maker.name) if maker.name else ""
-        graph.insert_after(maker, node)
-    return output
