@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -44,7 +45,7 @@ def search_feeds(
     Raises:
         FeedError: When the model runs with no plan; says which input may be the trouble.
     """
-    failure: OnnxoptError | None = None
+    failures: list[OnnxoptError] = []
     partial: list[Feed] = []  # of the first plan of which only the smaller size runs
     end = time.perf_counter() + _SEARCH_SECONDS
     for sizes, like_batch in plans(inputs, request):
@@ -60,7 +61,8 @@ def search_feeds(
                 except RuntimeCrashError:
                     raise  # the session is gone with the process that ran it
                 except OnnxoptError as error:
-                    failure, complete = error, False
+                    failures.append(error)
+                    complete = False
                     break
                 feeds.append(feed)
                 slow = time.perf_counter() - start > _SLOW_SECONDS
@@ -75,7 +77,18 @@ def search_feeds(
             break
     if partial:
         return _distinct(partial)
-    raise FeedError(_advice(inputs, request, failure))
+    for sizes, like_batch in itertools.islice(plans(inputs, request), 1):  # the larger size, too
+        plan = Plan(sizes[-1], _BATCH_SIZES[-1], like_batch)
+        feed = make_feed(inputs, request, limits, plan, request.seeds[0])
+        try:
+            try_run(feed)
+        except RuntimeCrashError:
+            raise
+        except OnnxoptError as error:
+            failures.append(error)
+        else:
+            return [feed]
+    raise FeedError(_advice(inputs, request, failures))
 
 
 def _distinct(feeds: list[Feed]) -> list[Feed]:
@@ -97,8 +110,11 @@ def _equal(one: Feed, other: Feed) -> bool:
     )
 
 
-def _advice(inputs: Sequence[ir.Value], request: FeedRequest, failure: OnnxoptError | None) -> str:
+def _advice(
+    inputs: Sequence[ir.Value], request: FeedRequest, failures: Sequence[OnnxoptError]
+) -> str:
     """Say which inputs may be the trouble and how to give them."""
+    failure = failures[-1] if failures else None
     doubtful = [value for value in inputs if open_axes(value, request)] or [
         value
         for value in inputs
@@ -114,4 +130,9 @@ def _advice(inputs: Sequence[ir.Value], request: FeedRequest, failure: OnnxoptEr
         how = (
             f"; give --shape {example.name}:{sizes or '1'}, --input {example.name}=VALUE, or --data"
         )
-    return f"no made-up input lets the model run (see {names}){how}. ONNX Runtime said: {failure}"
+    same = len(failures) > 1 and len(set(map(str, failures))) == 1
+    damaged = ", or the model is damaged: it fails in the same way at every size" if same else ""
+    return (
+        f"no made-up input lets the model run (see {names}){how}{damaged}. "
+        f"ONNX Runtime said: {failure}"
+    )

@@ -94,6 +94,8 @@ def test_inspect_check_bench_decode_and_bisect(source: pathlib.Path) -> None:
     "dtype",
     [
         *(np.float32, np.float64, np.float16, ml_dtypes.bfloat16),
+        *(ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz),
+        *(ml_dtypes.float8_e5m2, ml_dtypes.float8_e5m2fnuz, np.bool_),
         *(np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64),
     ],
     ids=lambda dtype: np.dtype(dtype).name,
