@@ -30,7 +30,7 @@ from onnxopt.training.numbers import (
     torch_type,
 )
 from onnxopt.training.operators import BUILDERS, HOST_BUILDERS, SIZES
-from onnxopt.training.program import Branch, Program, Step
+from onnxopt.training.program import AnyStep, Branch, Collected, Program, Repeat, Step, Stepped
 from onnxopt.training.stored import stored
 from onnxopt.traversal import all_nodes, bodies
 
@@ -41,6 +41,8 @@ _NOTHING, _DEVICE, _TRAINING = 0, 1, 2
 _FRESH = frozenset(("Add", "BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul", "Sub"))
 #: Constants of more elements are tensors.
 _LARGEST_HOST = 64
+#: From this opset on ``Scan`` has no batch axis and no lengths of its own.
+_PLAIN_SCAN = 9
 #: How many problems a message lists in full.
 _PROBLEMS_LISTED = 20
 
@@ -87,7 +89,7 @@ class _Draft:
         fresh: Whether its output may be overwritten by its only reader.
     """
 
-    step: Step | Branch
+    step: AnyStep
     in_place: Callable[..., Any] | None = None
     fresh: bool = False
 
@@ -217,6 +219,9 @@ class _Compiler:
             return
         if node.op_type == "If" and is_standard(node):
             self._if(node, scope)
+            return
+        if node.op_type in ("Loop", "Scan") and is_standard(node):
+            (self._loop if node.op_type == "Loop" else self._scan)(node, scope)
             return
         present = [value for value in node.inputs if value is not None]
         view = NodeView(node, self._opset, self._constants, self._shadows, self._ranks)
@@ -366,6 +371,117 @@ class _Compiler:
         )
         scope.drafts.append(_Draft(step))
 
+    def _loop(self, node: ir.Node, scope: _Scope) -> None:
+        body = node.attributes["body"].as_graph()
+        most, going, *initial = node.inputs
+        number, condition, *carried = body.inputs
+        inside = _Scope(scope)
+        for value in (number, condition):
+            inside.hosts[value] = self._new_slot()
+        first = tuple(self._tensor(_given(value), scope) for value in initial)
+        begin = self._slot(Operand(going, Form.HOST), scope)
+        limit = self._slot(Operand(most, Form.HOST), scope)
+        places = self._carried(carried, inside)
+        self._graph(body, inside, _needed(body, body.outputs))
+        next_condition = self._host(body.outputs[0], inside)
+        results = tuple(self._tensor(value, inside) for value in body.outputs[1:])
+        count = len(carried)
+        self._repeat(
+            node,
+            scope,
+            Repeat(
+                _finished(inside.drafts, [next_condition, *results]),
+                most=limit,
+                condition=begin,
+                next_condition=next_condition,
+                number=inside.hosts[number],
+                going=inside.hosts[condition],
+                one_axis=number.shape is not None and len(number.shape) == 1,
+                initial=first,
+                carried=places,
+                results=results[:count],
+                outputs=(),
+                stepped=(),
+                collected=tuple(
+                    Collected(slot, 0, empty=_nothing(value, 0))
+                    for slot, value in zip(results[count:], body.outputs[1 + count :], strict=True)
+                ),
+                node=_described(node),
+            ),
+        )
+
+    def _scan(self, node: ir.Node, scope: _Scope) -> None:
+        if self._opset < _PLAIN_SCAN:
+            raise Refuse(f"its form of opset {self._opset}, with a batch axis of its own")
+        body = node.attributes["body"].as_graph()
+        view = NodeView(node, self._opset, self._constants, self._shadows, self._ranks)
+        scanned = view.int_attribute("num_scan_inputs", 0)
+        count = len(node.inputs) - scanned
+        kept = len(body.outputs) - count
+        axes = view.ints_attribute("scan_input_axes") or (0,) * scanned
+        ways = view.ints_attribute("scan_input_directions") or (0,) * scanned
+        output_axes = view.ints_attribute("scan_output_axes") or (0,) * kept
+        output_ways = view.ints_attribute("scan_output_directions") or (0,) * kept
+        inside = _Scope(scope)
+        given = tuple(self._tensor(_given(value), scope) for value in node.inputs)
+        places = self._carried(body.inputs, inside)
+        self._graph(body, inside, _needed(body, body.outputs))
+        results = tuple(self._tensor(value, inside) for value in body.outputs)
+        self._repeat(
+            node,
+            scope,
+            Repeat(
+                _finished(inside.drafts, results),
+                most=_NOTHING,
+                condition=_NOTHING,
+                next_condition=None,
+                number=None,
+                going=None,
+                one_axis=False,
+                initial=given[:count],
+                carried=places[:count],
+                results=results[:count],
+                outputs=(),
+                stepped=tuple(
+                    Stepped(source, target, axis, bool(way))
+                    for source, target, axis, way in zip(
+                        given[count:], places[count:], axes, ways, strict=True
+                    )
+                ),
+                collected=tuple(
+                    Collected(slot, 0, axis, bool(way), _nothing(value, axis))
+                    for slot, axis, way, value in zip(
+                        results[count:],
+                        output_axes,
+                        output_ways,
+                        body.outputs[count:],
+                        strict=True,
+                    )
+                ),
+                node=_described(node),
+            ),
+        )
+
+    def _carried(self, values: Sequence[ir.Value], inside: _Scope) -> tuple[int, ...]:
+        """Slots for what a body is given in each round."""
+        for value in values:
+            inside.tensors[value] = self._new_slot()
+        return tuple(inside.tensors[value] for value in values)
+
+    def _repeat(self, node: ir.Node, scope: _Scope, step: Repeat) -> None:
+        """Put in a loop, with slots for its outputs."""
+        outputs = []
+        for value in node.outputs:
+            scope.tensors[value] = self._new_slot()
+            outputs.append(scope.tensors[value])
+        count = len(step.initial)
+        collected = tuple(
+            dataclasses.replace(each, target=slot)
+            for each, slot in zip(step.collected, outputs[count:], strict=True)
+        )
+        step = dataclasses.replace(step, outputs=tuple(outputs), collected=collected)
+        scope.drafts.append(_Draft(step))
+
     def _output(self, value: ir.Value, scope: _Scope) -> int:
         """The slot of an output; integers that were carried as floats become integers."""
         slot = self._tensor(value, scope)
@@ -379,6 +495,21 @@ class _Compiler:
         step = Step(as_integers, (slot,), (target,), f"output '{value.name}'")
         scope.drafts.append(_Draft(step))
         return target
+
+
+def _given(value: ir.Value | None) -> ir.Value:
+    if value is None:
+        raise Refuse("something that is carried from round to round is not given")
+    return value
+
+
+def _nothing(value: ir.Value, axis: int) -> tuple[tuple[int, ...], torch.dtype]:
+    """Shape and type of what is collected in no round: sizes that are not known are 0."""
+    known = [] if value.shape is None else list(value.shape)
+    sizes = [size if isinstance(size, int) else 0 for size in known]
+    place = axis % (len(sizes) + 1)
+    kind = torch.float32 if value.dtype is None else torch_type(value.dtype)
+    return (*sizes[:place], 0, *sizes[place:]), kind
 
 
 def _builder(node: ir.Node) -> Builder:
@@ -430,7 +561,7 @@ def _needed(graph: ir.Graph, outputs: Iterable[ir.Value]) -> set[ir.Node]:
     return needed
 
 
-def _finished(drafts: Sequence[_Draft], results: Sequence[int]) -> tuple[Step | Branch, ...]:
+def _finished(drafts: Sequence[_Draft], results: Sequence[int]) -> tuple[AnyStep, ...]:
     """Leave out what nobody reads, work in place where that is safe, and free what is done with."""
     wanted, kept = set(results), []
     for draft in reversed(drafts):
@@ -453,7 +584,7 @@ def _finished(drafts: Sequence[_Draft], results: Sequence[int]) -> tuple[Step | 
     for slot, place in last.items():
         if slot in own and slot not in results:
             finished[place].append(slot)
-    steps: list[Step | Branch] = []
+    steps: list[AnyStep] = []
     for draft, slots in zip(kept, finished, strict=True):
         step = dataclasses.replace(draft.step, finished=tuple(slots))
         if draft.in_place is not None and isinstance(step, Step):

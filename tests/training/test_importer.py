@@ -236,18 +236,18 @@ class TestRefusals:
         nodes = [
             node("NonMaxSuppression", "x x", "boxes", name="first"),
             helper.make_node("Mystery", ["x"], ["m"], domain="com.example", name="second"),
-            node("Loop", "count go m", "looped", name="third", body=empty_body()),
+            node("SequenceAt", "m count", "looped", name="third"),
             node("Resize", "looped  scales", "y", antialias=1, mode="linear", name="fourth"),
         ]
         nodes[3].input[:] = ["looped", "", "scales"]
-        proto = model(nodes, {"count": 3, "go": True, "scales": floats(4)}, opset=18)
+        proto = model(nodes, {"count": 3, "scales": floats(4)}, opset=18)
         proto.opset_import.append(helper.make_opsetid("com.example", 1))
         with pytest.raises(UnsupportedModelError) as refusal:
             imported(proto)
         message = str(refusal.value)
         assert message.startswith("3 nodes cannot be turned into PyTorch")
         assert "Mystery 'second': operator of the domain com.example" in message
-        assert "Loop 'third': operator is not supported" in message
+        assert "SequenceAt 'third': operator is not supported" in message
         assert "Resize 'fourth': Resize with antialiasing" in message
         assert "first" not in message  # nothing reads it
 
@@ -276,22 +276,6 @@ class TestRefusals:
         with pytest.raises(RuntimeError) as error:
             module(torch.zeros(2, 3))
         assert "in MatMul 'mm'" in error.value.__notes__
-
-
-def empty_body() -> onnx.GraphProto:
-    return helper.make_graph(
-        [node("Identity", "go_in", "go_out"), node("Identity", "v", "v_out")],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("v", TensorProto.FLOAT, None),
-        ],
-        [
-            helper.make_tensor_value_info("go_out", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("v_out", TensorProto.FLOAT, None),
-        ],
-    )
 
 
 STATISTICS = {

@@ -17,6 +17,7 @@ from onnxopt.training.operators.quantization import BUILDERS as QUANTIZATION
 from onnxopt.training.operators.recurrent import BUILDERS as RECURRENT
 from onnxopt.training.operators.reduction import BUILDERS as REDUCTION
 from onnxopt.training.operators.resizing import BUILDERS as RESIZING
+from onnxopt.training.operators.sampling import BUILDERS as SAMPLING
 from onnxopt.training.operators.shapes import BUILDERS as SHAPES
 from onnxopt.training.operators.shapes import SIZES
 
@@ -37,5 +38,6 @@ BUILDERS: dict[str, Builder] = {
     **RECURRENT,
     **REDUCTION,
     **RESIZING,
+    **SAMPLING,
     **SHAPES,
 }
