@@ -14,9 +14,9 @@ from onnxopt.analysis.macs import has_macs, macs
 from onnxopt.analysis.symbolic import SymbolicFacts
 from onnxopt.analysis.values import dims
 from onnxopt.errors import FeedError
-from onnxopt.model import from_proto, light_proto
+from onnxopt.model import from_proto, light_proto, prove_shape
 from onnxopt.op_traits import is_standard
-from onnxopt.traversal import bodies
+from onnxopt.traversal import all_graphs, bodies
 
 __all__ = ["costs_by_operator", "formula_text", "operator_name", "total_of"]
 
@@ -113,7 +113,11 @@ def _with_shapes(
         proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError) as error:
         notes.append(f"Shapes could not be inferred: {str(error).strip().splitlines()[0]}")
-    return from_proto(proto)
+    inferred = from_proto(proto)
+    for graph in all_graphs(inferred.graph):
+        for output in graph.outputs:
+            prove_shape(output, output.shape)
+    return inferred
 
 
 def _bound_symbols(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.analysis.costs import costs_by_operator, formula_text, operator_name, total_of
-from onnxopt.analysis.values import dims
+from onnxopt.analysis.values import stated_dims
 from onnxopt.op_traits import is_standard
 from onnxopt.traversal import graphs_of
 
@@ -215,7 +215,7 @@ def _port(value: ir.Value) -> PortFacts:
             kind = value.type.dtype.name.lower()
         case _:
             kind = str(value.type)
-    return PortFacts(value.name or "", kind, dims(value), value.is_initializer())
+    return PortFacts(value.name or "", kind, stated_dims(value), value.is_initializer())
 
 
 # Weights

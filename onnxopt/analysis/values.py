@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.model import proven_shape
+
 __all__ = [
     "Dim",
     "constant",
@@ -21,6 +23,7 @@ __all__ = [
     "rank",
     "same_dim",
     "same_shape",
+    "stated_dims",
     "static_shape",
 ]
 
@@ -112,10 +115,15 @@ def dims(value: ir.Value | None) -> tuple[Dim, ...] | None:
     return None if shape is None else tuple(map(_dim, shape))
 
 
+def stated_dims(value: ir.Value) -> tuple[Dim, ...] | None:
+    """The shape as the file states it, like `dims`; of a graph output that proves nothing."""
+    return None if value.shape is None else tuple(map(_dim, value.shape))
+
+
 def _tensor_shape(value: ir.Value) -> ir.Shape | None:
     """The shape of a tensor; onnx_ir gives sequences and optionals that of their elements."""
     is_tensor = value.type is None or isinstance(value.type, ir.TensorType | ir.SparseTensorType)
-    return value.shape if is_tensor else None
+    return proven_shape(value) if is_tensor else None
 
 
 def _dim(dim: int | ir.SymbolicDimProtocol) -> Dim:

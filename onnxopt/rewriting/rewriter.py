@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.model import prove_shape, proven_shape
 from onnxopt.rewriting.context import Context, Refuse
 
 __all__ = ["Rewriter", "can_replace"]
@@ -126,6 +127,7 @@ class Rewriter:
             self.changed[node] = None
         was_output = old.is_graph_output()
         fresh = new in self._fresh
+        certain = proven_shape(old) or (None if fresh else proven_shape(new))
         if was_output or fresh:
             name = old.name
             if fresh or new.type is None:
@@ -138,6 +140,8 @@ class Rewriter:
                 new.doc_string = old.doc_string
             new.metadata_props.update(old.metadata_props)
         old.replace_all_uses_with(new, replace_graph_outputs=True)
+        if was_output:
+            prove_shape(new, certain)
         self._suspect(old)
         if (producer := new.producer()) is not None:
             self.changed[producer] = None

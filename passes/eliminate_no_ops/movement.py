@@ -23,6 +23,9 @@ __all__ = ["MOVEMENT_RULES"]
 #: An end from here on means "to the end": exporters write the largest int32 or int64.
 _TO_THE_END = 2**31 - 1
 
+#: The opset from which Reshape takes the shape as an input.
+_OPSET_SHAPE_INPUT = 5
+
 _DIM_UNKNOWN = "a dimension is not known to stay"
 _SHAPE_UNKNOWN = "the input's shape is not known"
 
@@ -34,6 +37,8 @@ class _Reshape(ForwardingRule):
     anchors: ClassVar[tuple[str, ...]] = ("Reshape",)
 
     def find(self, node: ir.Node, context: Context) -> ir.Value | None:
+        if context.opset(node) < _OPSET_SHAPE_INPUT:
+            raise Refuse("the shape is an attribute")
         source, shape = node.inputs[:2]
         if source is None:
             return None

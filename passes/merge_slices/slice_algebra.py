@@ -108,6 +108,9 @@ def read_slices(node: ir.Node, opset: int) -> dict[int, AxisSlice]:
         axes = tuple(axis % width for axis in axes)
     if not len(axes) == len(steps) == len(starts) or len(set(axes)) < len(axes):
         raise Refuse("axes or steps do not fit")
+    if any(step < 0 and end >= _OPEN for end, step in zip(ends, steps, strict=True)):
+        # Empty by the text of the specification, all down to the first in ONNX Runtime.
+        raise Refuse("what an open end means for a negative step is not agreed on")
     return {
         axis: AxisSlice(start, end, step)
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.model import prove_shape, proven_shape
 from onnxopt.rewriting import (
     Context,
     Rewriter,
@@ -63,6 +64,10 @@ class _Switch:
 
     def run(self) -> None:
         """Change the graph, from its first node to its last."""
+        for value in self.tensor_of:
+            value.shape = proven_shape(
+                value
+            )  # an output's name and stated shape will go to another
         readers: dict[ir.Node, list[tuple[int, ir.Value]]] = {node: [] for node in self.switching}
         for tensor in self.region.tensors:
             self.made[id(tensor)] = self._present(tensor)
@@ -120,7 +125,7 @@ class _Switch:
         gather = ir.node("Gather", [output, indices], {"axis": 0})
         value = gather.outputs[0]
         value.name = gather.name = self.context.unique_name(f"{output.name}_ordered")
-        value.type, value.shape = output.type, output.shape
+        value.type, value.shape = output.type, proven_shape(output)
         output.shape = None  # attributes that limited it are gone
         node.graph.insert_after(node, gather)
         for reader, index in readers:
@@ -184,6 +189,7 @@ class _Switch:
         old, new = tensor.copies[output], self.chosen[node]
         if output.shape is not None:
             output.shape = ir.Shape(permuted(list(output.shape), compose(old, inverse(new))))
+            prove_shape(output, output.shape)
         made = {new: output}
         self.made[id(tensor)] = made
         # The output itself first: where another copy takes its value over, its name must be free.
@@ -207,6 +213,7 @@ class _Switch:
             for index, output in enumerate(graph.outputs):
                 if output is old:
                     graph.outputs[index] = new
+            prove_shape(new, new.shape)
         for node, index in old.uses():
             if node.graph is not graph:
                 node.replace_input_with(index, new)

@@ -25,7 +25,7 @@ import onnx_ir as ir
 
 from onnxopt.analysis.ranks import Ranks
 from onnxopt.analysis.symbolic import SymbolicFacts
-from onnxopt.analysis.values import rank, static_shape
+from onnxopt.analysis.values import rank, stated_dims
 from onnxopt.pass_contract import Outcome, Pass
 from onnxopt.rewriting import Context, Refuse, Rewriter, RewriteRule, rewrite
 from onnxopt.traversal import nodes_by_operator
@@ -187,7 +187,7 @@ class _SkipLoop(RewriteRule[_Loop]):
         for output, result in self._scans(match):
             if not output.uses() and not output.is_graph_output():
                 continue
-            if static_shape(result) is None:
+            if _stated_shape(result) is None:
                 return "the shape of an empty scan output is not known"
             if result.dtype is None or result.dtype == ir.DataType.STRING:
                 return "the type of an empty scan output is not known to be numeric"
@@ -202,7 +202,7 @@ class _SkipLoop(RewriteRule[_Loop]):
     def rewrite(self, match: _Loop, rewriter: Rewriter) -> None:
         for output, result in self._scans(match):
             if output.uses() or output.is_graph_output():
-                shape, dtype = static_shape(result), result.dtype
+                shape, dtype = _stated_shape(result), result.dtype
                 assert shape is not None
                 assert dtype is not None
                 empty = np.zeros((0, *shape), dtype=dtype.numpy())
@@ -210,6 +210,16 @@ class _SkipLoop(RewriteRule[_Loop]):
                 hand_over(output, rewriter.initializer(empty, name, like=result), rewriter)
         for output, value in zip(match.node.outputs, match.initial, strict=False):
             hand_over(output, value, rewriter)
+
+
+def _stated_shape(result: ir.Value) -> tuple[int, ...] | None:
+    """The shape that the body states for what it gives out, when all of it is numbers.
+
+    The runtime makes empty scan outputs of what is stated there, whatever the body would do.
+    """
+    stated = stated_dims(result)
+    numbers = tuple(size for size in stated or () if isinstance(size, int))
+    return None if stated is None or len(numbers) < len(stated) else numbers
 
 
 class _InlineOnlyIteration(RewriteRule[_Loop]):

@@ -469,3 +469,15 @@ def test_merged_model_has_values_of_known_type() -> None:
     assert {value.dtype for node in optimized.graph for value in node.outputs} == {
         ir.DataType.FLOAT
     }
+
+
+def test_slice_that_goes_backwards_to_an_open_end_stays() -> None:
+    """The specification and ONNX Runtime do not agree on what that is."""
+    model = parse(
+        """g (float[7] x) => (float[m] y)
+        <int64[1] s = {1}, int64[1] e = {5}, int64[1] a = {0}, int64[1] l = {-1},
+         int64[1] o = {9223372036854775807}, int64[1] b = {-1}> {
+            u = Slice(x, s, e, a) v = Slice(u, l, o, a, b) y = Neg(v)
+        }"""
+    )
+    untouched(model, NAME, "not agreed on")

@@ -478,3 +478,23 @@ def test_transposes_at_random(shape: list[int], data: st.DataObject) -> None:
     model = between(f"b = Transpose<perm = {list(order)}>(a)", f"float{shape}", f"float{y}")
     optimized = optimize(model, PASS, feed(*shape))
     assert ("Transpose" in op_types(optimized)) == any(shape[axis] != 1 for axis in moved)
+
+
+def test_reshape_of_opset_1_is_left_alone() -> None:
+    model = parse(
+        '<ir_version: 3, opset_import: ["" : 4]> '
+        "g (float[n, 2] x) => (float[n, 2] y) { y = Reshape<shape = [-1, 2]>(x) }"
+    )
+    untouched(model, PASS, "the shape is an attribute")
+
+
+@pytest.mark.parametrize(
+    ("line", "extra"),
+    [("Reshape(a, s)", ""), ("Expand(a, s)", ""), ("Slice(a, s, e)", ", int64[2] e")],
+)
+def test_the_shape_that_an_output_is_said_to_have_is_no_proof(line: str, extra: str) -> None:
+    """The author called two sizes of the output as they called those of the input."""
+    model = parse(
+        f"g (float[n, m] x, int64[2] s{extra}) => (float[n, m] y) {{ a = Relu(x) y = {line} }}"
+    )
+    untouched(model, f"{PASS},fold-shapes,merge-reshapes")

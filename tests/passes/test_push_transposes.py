@@ -447,7 +447,7 @@ def test_constant_that_the_user_may_override_stays() -> None:
 def test_transpose_before_a_reduction_goes(operator: str, constants: str, result: str) -> None:
     element = "int64" if "Arg" in operator else "float"
     text = graph(f"a = {IN}(x) y = {operator}", constants, result=result)
-    text = text.replace(f"(float[{result}] y", f"({element}[{result}] y")
+    text = text.replace(f"(float[{result}] y", f"({element}{f'[{result}]' if result else ''} y")
     assert transposes(optimize(parse(text), PASS, feed(2, 4, 6, 3))) == 0
 
 
