@@ -256,8 +256,10 @@ def _lower_bound(value: ir.Value | None) -> float:
     if node.op_type in _NOT_NEGATIVE:
         return 0.0
     if node.op_type == "Clip":
-        lower, _ = clip_bounds(node)
-        return -np.inf if lower is None else lower
+        lower, upper = clip_bounds(node)
+        if lower is None:
+            return -np.inf
+        return lower if upper is None else min(lower, upper)  # crossed bounds give the upper one
     return -np.inf
 
 

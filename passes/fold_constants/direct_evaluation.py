@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.analysis.symbolic_values import FAR
 from onnxopt.op_traits import is_standard
 
 __all__ = ["evaluate_directly"]
@@ -191,6 +192,8 @@ def _cut(start: int, end: int, step: int, size: int) -> slice:
     """Clamp bounds that are out of range (ONNX specification, Slice-13)."""
     if step > 0 or size == 0:
         return slice(start, end, step)
+    if end >= FAR:  # empty by the specification, not in ONNX Runtime
+        raise _NotDirect
     # Going backwards, Python lets a start before the first element mean none; ONNX, the first.
     start = min(max(start + size if start < 0 else start, 0), size - 1)
     end = max(end + size if end < 0 else end, -1)

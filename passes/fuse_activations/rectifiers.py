@@ -12,7 +12,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from onnxopt.analysis.values import constant_array, dims, rank
-from onnxopt.rewriting import Context, Rewriter, RewriteRule
+from onnxopt.rewriting import Context, Refuse, Rewriter, RewriteRule
 
 from ..shared.spellings import close, in_the_way, lines, made_by, scalar
 from ..shared.targets import not_worth
@@ -49,7 +49,8 @@ class _FuseActivation(RewriteRule[_Activation]):
 class FuseWhere(_FuseActivation):
     """``Where(x > t, x, f(x))`` is Relu, LeakyRelu, PRelu, Elu, Abs or ThresholdedRelu.
 
-    All comparisons, both ways round. NaN in gives NaN out, where some of the spellings give 0.
+    All comparisons, both ways round, if NaN becomes the same: no comparison holds for it, so the
+    spelling gives its last operand, where Relu gives NaN and ThresholdedRelu 0.
     """
 
     name = "fuse-where-activation"
@@ -74,13 +75,21 @@ class FuseWhere(_FuseActivation):
         nodes = (node, compare)
         # What is true at the threshold itself: the comparison, or its opposite.
         equal_is_above = compare.op_type.endswith("OrEqual") == greater
+        is_zero = scalar(below) == 0
         if threshold != 0:
-            if scalar(below) == 0 and not equal_is_above:
+            if is_zero and not equal_is_above:
+                _require_same_for_nan(other is below)
                 return _Activation("ThresholdedRelu", left, nodes, {"alpha": threshold})
             return None
-        if scalar(below) == 0:
+        if is_zero:
+            _require_same_for_nan(other is above)
             return _Activation("Relu", left, nodes)
         return _below_zero(left, below, nodes)
+
+
+def _require_same_for_nan(same: bool) -> None:
+    if not same:
+        raise Refuse("NaN would become something else")
 
 
 def _below_zero(x: ir.Value, below: ir.Value, nodes: tuple[ir.Node, ...]) -> _Activation | None:

@@ -92,6 +92,12 @@ def ints(*numbers: int) -> Array:
     return np.array(numbers, np.int64)
 
 
+def test_open_ends_of_slices_that_go_backwards_are_the_runtimes_business() -> None:
+    for end in (2**31 - 1, 2**63 - 1):
+        bounds = [np.array([number], np.int64) for number in (-1, end, 2, -1)]
+        assert directly("Slice", [UNEVEN, *bounds]) is None
+
+
 @pytest.mark.parametrize(
     ("op_type", "inputs", "attributes"),
     [

@@ -336,11 +336,9 @@ def test_sigmoid_whose_exponential_is_read_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("c = Greater(x, zero) y = Where(c, x, zero)", "Relu"),
-        ("c = GreaterOrEqual(x, zero) y = Where(c, x, zero)", "Relu"),
         ("c = Less(x, zero) y = Where(c, zero, x)", "Relu"),
         ("c = LessOrEqual(x, zero) y = Where(c, zero, x)", "Relu"),
-        ("c = Less(zero, x) y = Where(c, x, zero)", "Relu"),
+        ("c = Greater(zero, x) y = Where(c, zero, x)", "Relu"),
         ("c = GreaterOrEqual(zero, x) y = Where(c, zero, x)", "Relu"),
         ("c = Greater(x, zero) a = Mul(x, tenth) y = Where(c, x, a)", "LeakyRelu"),
         ("c = Less(x, zero) a = Div(x, five) y = Where(c, a, x)", "LeakyRelu"),
@@ -352,7 +350,7 @@ def test_sigmoid_whose_exponential_is_read_elsewhere() -> None:
             "Elu",
         ),
         ("c = Greater(x, one) y = Where(c, x, zero)", "ThresholdedRelu"),
-        ("c = LessOrEqual(x, minus_half) y = Where(c, zero, x)", "ThresholdedRelu"),
+        ("c = Less(minus_half, x) y = Where(c, x, zero)", "ThresholdedRelu"),
         ("a = Mul(x, tenth) y = Max(x, a)", "LeakyRelu"),
         ("a = Div(x, five) y = Max(a, x)", "LeakyRelu"),
         ("a = Neg(x) y = Max(x, a)", "Abs"),
@@ -396,19 +394,49 @@ def test_not_rectifiers(body: str) -> None:
     untouched(spelled(body), PASS)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "c = Greater(x, zero) y = Where(c, x, zero)",
+        "c = GreaterOrEqual(x, zero) y = Where(c, x, zero)",
+        "c = Less(zero, x) y = Where(c, x, zero)",
+        "c = LessOrEqual(x, minus_half) y = Where(c, zero, x)",
+    ],
+)
+def test_what_makes_something_else_of_nan(body: str) -> None:
+    """A Where that gives 0 for NaN may stand there for that."""
+    untouched(spelled(body), PASS, "NaN would become something else")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "c = Less(x, zero) y = Where(c, zero, x)",
+        "c = Greater(x, one) y = Where(c, x, zero)",
+        "c = Greater(x, zero) a = Mul(x, tenth) y = Where(c, x, a)",
+        "c = Less(x, zero) a = Neg(x) y = Where(c, a, x)",
+        "c = Greater(x, zero) e = Exp(x) a = Sub(e, one) y = Where(c, x, a)",
+        "a = Mul(x, tenth) y = Max(x, a)",
+    ],
+)
+def test_nan_stays_what_it_was(body: str) -> None:
+    numbers = np.array([np.nan, -2.0, 2.0], np.float32)
+    rewritten(spelled(body), {"x": np.tile(numbers[:, np.newaxis, np.newaxis], (1, 3, 4))})
+
+
 def test_three_way_maximum() -> None:
     untouched(spelled("a = Mul(x, tenth) y = Max(x, a, zero)"), PASS)
 
 
 def test_rectifier_whose_comparison_is_read_elsewhere() -> None:
-    body = "c = Greater(x, zero) y = Where(c, x, zero) y1 = Not(c)"
+    body = "c = Less(x, zero) y = Where(c, zero, x) y1 = Not(c)"
     untouched(spelled(body, outputs=", bool[n, 3, 4] y1"), PASS, "used elsewhere")
 
 
 def test_integers_are_left_alone() -> None:
     model = parse(
         """g (int64[n] x) => (int64[n] y) <int64 zero = {0}> {
-            c = Greater(x, zero) y = Where(c, x, zero)
+            c = Less(x, zero) y = Where(c, zero, x)
         }"""
     )
     untouched(model, PASS, "does not gain for int64")
@@ -417,7 +445,7 @@ def test_integers_are_left_alone() -> None:
 def test_a_where_that_widens() -> None:
     model = parse(
         """g (float[n] x) => (float[1, n] y) <float[1, 1] zero = {0}> {
-            c = Greater(x, zero) y = Where(c, x, zero)
+            c = Less(x, zero) y = Where(c, zero, x)
         }"""
     )
     untouched(model, PASS, "widens")

@@ -196,7 +196,9 @@ def test_zeros_around_what_is_never_negative(source: str) -> None:
     assert "Pad" not in op_types(optimize(model, PASS, feed(2, 3, 6, 5)))
 
 
-@pytest.mark.parametrize("source", ["Identity(x)", "Tanh(x)", "Clip(x, low, six)", "Clip(x)"])
+@pytest.mark.parametrize(
+    "source", ["Identity(x)", "Tanh(x)", "Clip(x, low, six)", "Clip(x, six, low)", "Clip(x)"]
+)
 def test_zeros_before_max_pool_stay(source: str) -> None:
     model = parse(
         f"""g (float[1, 3, 6, 6] x) => (float[1, 3, p, q] y) {{
