@@ -36,10 +36,10 @@ def test_a_channel_of_zeros_has_a_scale() -> None:
 @pytest.mark.parametrize("tiny", [1e-30, 1e-38, 1e-44])
 def test_a_channel_next_to_zero_counts_as_zeros(tiny: float) -> None:
     """Training switches channels off; folding a normalization into them leaves such weights."""
-    weights = np.float32([[1.0, tiny], [-0.5, -tiny]])
+    weights = np.array([[1.0, tiny], [-0.5, -tiny]], np.float32)
     with np.errstate(all="raise", under="ignore"):
         found = quantize_weights(weights, 1, None)
-        bias, scales = quantize_bias(np.float32([0.5, 0]), 1e-6, found)
+        bias, scales = quantize_bias(np.array([0.5, 0], np.float32), 1e-6, found)
     assert (scales > np.finfo(np.float32).tiny).all()
     assert found.numbers[:, 0].tolist() == [127, -64]
     assert not found.numbers[:, 1].any()
