@@ -76,7 +76,7 @@ class Rewriter:
             hint = name or f"{self._anchor.outputs[0].name or op_type}_{op_type.lower()}"
             output.name = self.context.unique_name(hint)
             if like is not None:
-                output.type, output.shape = like.type, _copy(like.shape)
+                output.type, output.shape = like.type, _copy(proven_shape(like))
             self._fresh[output] = None
         assert self._point.graph is not None
         self._point.graph.insert_before(self._point, node)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxopt.model import proven_shape
 from onnxopt.rewriting import Context
 
 __all__ = ["Editor"]
@@ -54,8 +55,9 @@ class Editor:
         (output,) = node.outputs
         if dtype is not None:
             output.type = ir.TensorType(dtype)
-        if like is not None and like.shape is not None:
-            output.shape = like.shape.copy()
+        shape = None if like is None else proven_shape(like)
+        if shape is not None:
+            output.shape = shape.copy()
         self._insert(node, before, after)
         return output
 
@@ -104,6 +106,7 @@ class Editor:
         """Let a new value be read in place of an old one, under its name."""
         name = old.name
         old.name = self._context.unique_name(f"{name}_float")
+        old.shape = proven_shape(old)  # what is stated of an output is the new value's business
         new.name = name
         if old.is_graph_output():
             new.type = old.type

@@ -7,7 +7,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxopt.model import from_proto, to_proto
+from onnxopt.analysis.values import dims
+from onnxopt.model import from_proto, prove_shape, to_proto
 from onnxopt.rewriting import Context, Refuse, Rewriter, can_replace, is_dead
 from tests.differential import parse
 
@@ -204,3 +205,22 @@ def test_is_dead(text: str, dead: bool) -> None:
     header = '<ir_version: 8, opset_import: ["" : 18, "corp" : 1]>'
     model = from_proto(parse(header + "g (float[2] x) => (float[2] y) " + text))
     assert is_dead(model.graph[0]) is dead
+
+
+def test_what_is_stated_of_an_output_is_not_said_of_a_step_towards_it() -> None:
+    """The batch was made dynamic after the model was finished, in the input alone."""
+    model = from_proto(parse("g (float[N, 4] x) => (float[1, 4] y) { y = Abs(x) }"))
+    rewriter, node = _rewriter(model, "y")
+    old = node.outputs[0]
+    step = rewriter.op("Neg", node.inputs, like=old)
+    new = rewriter.op("Relu", [step], like=old)
+    rewriter.replace(old, new)
+    assert dims(step) is None
+    assert dims(new) is None
+    assert new.shape == [1, 4]
+    prove_shape(new, ir.Shape(["N", 4]))
+    last = Rewriter(Context(model), new.producer())  # type: ignore[arg-type]  # it has one
+    after = last.op("Abs", [new], like=new)
+    assert dims(after) == ("N", 4)
+    last.replace(new, step)
+    assert dims(step) == ("N", 4)

@@ -80,7 +80,7 @@ def text(source: str, way: int = 0) -> onnx.ModelProto:
 
 def alike(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    expected = session.run(None, feeds)
+    expected: list[Any] = session.run(None, feeds)
     given = run(import_model(from_proto(model)), feeds)
     for mine, wanted in zip(given, expected, strict=True):
         assert tuple(mine.shape) == np.shape(wanted)
@@ -143,7 +143,7 @@ def test_weights_of_a_body_train_and_go_back(source: str, feeds: dict[str, Any])
     weight = module.weights["w"]
 
     def loss() -> torch.Tensor:
-        return sum(each.square().sum() for each in module(**given))  # type: ignore[return-value]
+        return sum(each.square().sum() for each in module(**given))
 
     loss().backward()
     assert weight.grad is not None
