@@ -201,6 +201,7 @@ class Original:
             target=settings.target,
             goal=settings.goal,
             effort=settings.effort,
+            most_bytes=self.facts.bytes,
             on_step=on_step,
         )
 

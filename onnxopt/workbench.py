@@ -37,6 +37,7 @@ class Workbench:
         target: The hardware that the model is for; ``auto`` is this machine.
         goal: What to gain.
         effort: How much time may go into better numbers.
+        most_bytes: What the result may weigh, files of weights included; None for no limit.
         on_step: Told what is being done, for a progress display.
         memory: Findings by pass, for when the same pipeline runs again on the same model, as it
             does when the pass at fault is looked for. Keys should hold what a finding depends on.
@@ -54,5 +55,6 @@ class Workbench:
     target: str = "auto"
     goal: Goal = "latency"
     effort: Effort = "medium"
+    most_bytes: int | None = None
     on_step: Callable[[str], None] = lambda step: None
     memory: dict[Any, Any] = dataclasses.field(default_factory=dict)

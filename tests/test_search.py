@@ -22,13 +22,19 @@ from tests.differential import parse
 
 #: Noise that treating a region adds to the output, relative to it.
 _NOISE = {"a": 0.02, "b": 0.3, "c": 0.001, "d": 0.05}
+_SAVED = {"a": 100, "b": 400, "c": 50, "d": 100}
 
 
 class Sums:
     """y = x + what each treated region adds of an input of its own, which is unlike all others."""
 
-    def __init__(self, folder: pathlib.Path, misplaced: Sequence[str] = ()) -> None:
-        self._folder, self._misplaced = folder, misplaced
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        misplaced: Sequence[str] = (),
+        truly_saved: Mapping[str, int] = _SAVED,
+    ) -> None:
+        self._folder, self._misplaced, self._truly_saved = folder, misplaced, truly_saved
         self.built: list[Mapping[str, str]] = []
 
     def regions(self) -> Sequence[str]:
@@ -65,7 +71,10 @@ class Sums:
 
     def bytes_saved(self, region: str, treatment: str) -> int:
         del treatment
-        return {"a": 100, "b": 400, "c": 50, "d": 100}[region]
+        return _SAVED[region]
+
+    def size(self, choices: Mapping[str, str]) -> int:
+        return 1000 - sum(self._truly_saved[region] for region in choices)
 
     def borders(self) -> Sequence[tuple[str, str, int]]:
         return []
@@ -160,3 +169,18 @@ def test_several_workers_find_what_one_finds(tmp_path: pathlib.Path) -> None:
     assert together.noise == alone.noise
     assert together.fidelity == alone.fidelity
     assert together.left == alone.left
+
+
+@pytest.mark.parametrize(
+    ("most", "left"),
+    [(850, set()), (849, {"c"}), (800, {"c"}), (799, {"c", "a"}), (499, set(_NOISE))],
+)
+def test_what_makes_the_file_too_large_is_left_alone(
+    most: int, left: set[str], tmp_path: pathlib.Path
+) -> None:
+    truly_saved = {"a": -300, "b": 400, "c": -50, "d": 100}
+    bench = _bench(shared_worker(), Budget(min_sqnr=5.0, min_agreement=None))
+    bench.most_bytes = most
+    finding = search(Sums(tmp_path, truly_saved=truly_saved), bench)
+    assert _NOISE.keys() - finding.choices.keys() == left
+    assert all("larger" in finding.left[region] for region in left)

@@ -26,6 +26,9 @@ _MARGIN = 1.0
 _LONGER = 4.0
 #: On a busy machine intervals are wide; then the least disturbed runs have to be faster by this.
 _CLEARLY_FASTER = 1.04
+#: Until a file fits, at least this part of what is treated is left alone at a time.
+_ROUNDS = 16
+_LARGER = "the file would be larger than the original"
 
 
 def search(subject: Subject, bench: Workbench) -> Finding:
@@ -105,6 +108,10 @@ class _Search:
             if not plan:
                 finding.reason = NOT_FUSED
                 break
+            plan = self._no_larger(plan)
+            if not plan:
+                finding.reason = _LARGER
+                break
             objection = self._last_word(plan)
             if objection is None:
                 finding.choices = plan
@@ -149,6 +156,28 @@ class _Search:
                 break
             plan = {region: kind for region, kind in plan.items() if region not in misplaced}
             self._finding.left.update(dict.fromkeys(misplaced, NOT_FUSED))
+        return plan
+
+    def _no_larger(self, plan: dict[str, str]) -> dict[str, str]:
+        """Leave regions alone until the file fits, those first that make it grow most.
+
+        A region grows where its weights are also read by something else, so that they stay as they
+        are beside their 8-bit copy, or where they weigh less than the nodes that are added.
+        """
+        most, saved = self._bench.most_bytes, self._subject.bytes_saved
+        while plan and most is not None:
+            excess = self._subject.size(plan) - most
+            if excess <= 0:
+                break
+            growing = sorted(plan, key=lambda region: saved(region, plan[region]))
+            least = 1 + len(plan) // _ROUNDS  # what is left alone may cost conversions around it
+            for count, region in enumerate(growing):
+                shrinks = saved(region, plan[region])
+                if count >= least and (excess <= 0 or shrinks >= 0):
+                    break
+                excess += shrinks
+                plan = {key: kind for key, kind in plan.items() if key != region}
+                self._finding.left[region] = _LARGER
         return plan
 
     def _keeps_budget(self, plan: dict[str, str], margin: float) -> bool:

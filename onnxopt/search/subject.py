@@ -34,7 +34,10 @@ class Subject(Protocol):
         """Regions for which the runtime did not choose the kernels that a treatment is for."""
 
     def bytes_saved(self, region: str, treatment: str) -> int:
-        """How much smaller a treatment makes the file."""
+        """About how much smaller a treatment makes the file; negative where it grows."""
+
+    def size(self, choices: Choices) -> int:
+        """Bytes of a model with these treatments, weights included."""
 
     def borders(self) -> Sequence[tuple[str, str, int]]:
         """Regions that hand numbers to one another, and how many numbers.

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import onnx_ir as ir
 
@@ -26,6 +26,8 @@ __all__ = ["Trials", "Workshop", "modes_for"]
 _FLOAT_KERNELS = frozenset(
     ["Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"]
 )
+#: About what the nodes and scales weigh that a product gets.
+_NODE_BYTES = 600
 
 
 def modes_for(product: Product, allowed: Sequence[Mode]) -> list[Mode]:
@@ -68,10 +70,30 @@ class Workshop:
     @contextlib.contextmanager
     def write(self, plan: Plan, numbers: Numbers | None) -> Iterator[pathlib.Path]:
         """A model with a plan carried out, as a file that is there while the context lasts."""
+        with self._saved(self._built(plan, numbers)) as path:
+            yield path
+
+    def size(self, plan: Plan, numbers: Numbers) -> int:
+        """Bytes of a model with a plan carried out, as one file."""
+        model = self._built(plan, numbers)
+        outside = [
+            value.const_value
+            for graph in model.graphs()
+            for value in graph.initializers.values()
+            if isinstance(value.const_value, ir.ExternalTensor)
+        ]
+        with self._saved(model) as path:
+            return path.stat().st_size + sum(tensor.nbytes for tensor in outside)
+
+    def _built(self, plan: Plan, numbers: Numbers | None) -> ir.Model:
         model = self._base.clone()
         if plan.quantizes:
             assert numbers is not None
             lower(model, plan, numbers)
+        return model
+
+    @contextlib.contextmanager
+    def _saved(self, model: ir.Model) -> Iterator[pathlib.Path]:
         path = self._path / f"trial{next(self._count)}.onnx"
         ir.save(model, path)
         try:
@@ -117,6 +139,7 @@ class Trials:
     ) -> None:
         self._workshop, self._numbers = workshop, numbers
         self._products = {product.key: product for product in found}
+        self._nodes = {product.node for product in found}
         self._modes = {product.key: modes_for(product, allowed) for product in found}
         self._owners = _owners(model.graph, found)
         self._borders = list(_borders(model.graph, found, numbers, self._modes, sizes))
@@ -134,9 +157,15 @@ class Trials:
         return [*plain, *(treatment(mode, smoothed=True) for mode in modes)]
 
     def bytes_saved(self, region: str, treatment: str) -> int:
-        """Three of four bytes of each weight."""
+        """Three of four bytes of each weight, or less than none where the float weights stay."""
         del treatment
-        return 3 * self._products[region].weights.size
+        product = self._products[region]
+        shrinks = not _read_elsewhere(product, self._nodes)
+        return (3 if shrinks else -1) * product.weights.size - _NODE_BYTES
+
+    def size(self, choices: Mapping[str, str]) -> int:
+        """Bytes of the model with these modes, weights included."""
+        return self._workshop.size(Plan.of(choices), self._numbers)
 
     def borders(self) -> Sequence[tuple[str, str, int]]:
         """Products that hand values to one another in 8 bits when both are static."""
@@ -170,6 +199,21 @@ class Trials:
     def build(self, choices: Mapping[str, str]) -> contextlib.AbstractContextManager[pathlib.Path]:
         """A model with some products quantized, as a file."""
         return self._workshop.write(Plan.of(choices), self._numbers)
+
+
+def _read_elsewhere(product: Product, treated: Set[ir.Node]) -> bool:
+    """Whether anything else than products that can be treated reads the weights of a product."""
+    value, reader = product.node.inputs[1], product.node
+    while value is not None:
+        if value.is_graph_output() or any(
+            user is not reader and user not in treated for user, _ in value.uses()
+        ):
+            return True
+        producer = value.producer()
+        if producer is None or not producer.inputs:
+            return False
+        value, reader = producer.inputs[0], producer  # what lies between only moves numbers
+    return False
 
 
 def _longest(kernel: str, names: Mapping[str, str]) -> str | None:
