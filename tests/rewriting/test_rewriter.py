@@ -136,7 +136,7 @@ def test_several_outputs_and_an_insertion_point() -> None:
     rewriter, node = _rewriter(model, "y")
     rewriter.insert_before(model.graph[0])
     left, right = rewriter.ops("Split", [model.graph.inputs[0]], {"num_outputs": 2}, 2)
-    joined = rewriter.op("Concat", [left, right], {"axis": 0}, like=node.outputs[0])
+    joined = rewriter.op("Concat", [left, right], {"axis": 0}, like=model.graph.inputs[0])
     assert model.graph[2].op_type == "Abs"
     assert left.name != right.name
     assert joined.shape == ir.Shape([4])
