@@ -11,6 +11,7 @@ import onnx
 __all__ = [
     "META_EXTERNAL",
     "META_INTERFACE",
+    "META_SPARSE",
     "META_TRAINING",
     "META_VALUE_INFO",
     "Contents",
@@ -26,6 +27,8 @@ META_INTERFACE = "onnxopt.interface"
 META_VALUE_INFO = "onnxopt.value_info"
 META_EXTERNAL = "onnxopt.external"
 META_TRAINING = "onnxopt.training_info"
+#: Key of `onnx_ir.Value.meta`: whether an initializer is to be written as a sparse one.
+META_SPARSE = "onnxopt.sparse"
 
 #: Types of attributes that hold neither tensors nor graphs.
 _PLAIN_ATTRIBUTES = frozenset(

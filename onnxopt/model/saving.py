@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Literal
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -19,6 +20,7 @@ from onnxopt.errors import ModelError
 from onnxopt.model.loading import load
 from onnxopt.model.protos import (
     META_EXTERNAL,
+    META_SPARSE,
     META_TRAINING,
     META_VALUE_INFO,
     external_files,
@@ -48,7 +50,35 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         if not imported.domain:
             imported.ClearField("domain")  # two bytes that say nothing
     proto.training_info.extend(model.meta.get(META_TRAINING, ()))
+    _write_sparse(proto, model)
     return proto
+
+
+def _write_sparse(proto: onnx.ModelProto, model: ir.Model) -> None:
+    """Turn initializers that are marked into sparse ones."""
+    # No two marked ones have the same name: the runtime does not take shadowed names.
+    marked = {
+        value.name
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.meta.get(META_SPARSE, False)
+    }
+    for graph in graphs(proto) if marked else ():
+        dense = [tensor for tensor in graph.initializer if tensor.name in marked]
+        for tensor in dense:
+            graph.sparse_initializer.append(_sparse(tensor))
+            graph.initializer.remove(tensor)
+
+
+def _sparse(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
+    """A tensor as a sparse one, with int64 indices into its elements; -0.0 is not left out."""
+    flat = onnx.numpy_helper.to_array(tensor).reshape(-1)
+    where = np.flatnonzero(flat.view(f"u{flat.itemsize}")).astype(np.int64)
+    return onnx.helper.make_sparse_tensor(
+        onnx.numpy_helper.from_array(flat[where], tensor.name),
+        onnx.numpy_helper.from_array(where, ""),
+        tensor.dims,
+    )
 
 
 @dataclasses.dataclass
@@ -185,24 +215,26 @@ def _wants_external(model: ir.Model, choice: ExternalData, target: pathlib.Path)
 def _write_external(model: ir.Model, path: pathlib.Path, data_name: str) -> None:
     values = [value for graph in model.graphs() for value in graph.initializers.values()]
     tensors = [value.const_value for value in values]
-    strings = [
+    inside = [
         (value, tensor)
         for value, tensor in zip(values, tensors, strict=True)
-        if tensor is not None and tensor.dtype == ir.DataType.STRING
+        if tensor is not None and not _is_plain(value)
     ]
     try:
-        for value, _ in strings:  # external data cannot hold them
+        for value, _ in inside:  # external data cannot hold them
             value.const_value = None
         ir.external_data.unload_from_model(
             model, path.parent, data_name, size_threshold_bytes=_EXTERNAL_THRESHOLD_BYTES
         )
-        for value, text in strings:
-            value.const_value = text
+        for value, tensor in inside:
+            value.const_value = (
+                _in_memory(tensor) if isinstance(tensor, ir.ExternalTensor) else tensor
+            )
         with _attributes_in_memory(model):
             message = to_proto(model).SerializeToString()
     finally:
-        for value, tensor in zip(values, tensors, strict=True):
-            value.const_value = tensor
+        for value, before in zip(values, tensors, strict=True):
+            value.const_value = before
     with open(path, "wb") as file:
         file.write(message)
         _to_disk(file)
@@ -373,7 +405,10 @@ def _nbytes(value: ir.Value) -> int:
 
 
 def _is_plain(value: ir.Value) -> bool:
-    return value.const_value is not None and value.const_value.dtype != ir.DataType.STRING
+    tensor = value.const_value
+    if tensor is None or value.meta.get(META_SPARSE, False):
+        return False
+    return tensor.dtype != ir.DataType.STRING
 
 
 def _value_info_of(model: ir.Model, values: Sequence[ir.Value]) -> list[onnx.ValueInfoProto]:

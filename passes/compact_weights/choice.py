@@ -19,12 +19,23 @@ from .palette import distinct, palette, palettes
 from .positions import Positions, Sparse
 from .scaled import Scaled, scaled
 
-__all__ = ["CODES", "Code", "combine", "dense_bytes", "shorter_decoders"]
+__all__ = ["ALL_CODES", "CODES", "Code", "combine", "dense_bytes", "shorter_decoders"]
 
 Code = Literal[
-    "constant", "narrow", "palette", "palettes", "scaled", "bitmask", "gaps", "elias-fano"
+    "constant",
+    "narrow",
+    "palette",
+    "palettes",
+    "scaled",
+    "bitmask",
+    "gaps",
+    "elias-fano",
+    "sparse-initializer",
 ]
-CODES: tuple[Code, ...] = get_args(Code)
+#: What there is.
+ALL_CODES: tuple[Code, ...] = get_args(Code)
+#: What is used unless asked otherwise: all but what many tools cannot read.
+CODES: tuple[Code, ...] = tuple(code for code in ALL_CODES if code != "sparse-initializer")
 
 #: The first opset in which there are all operators of the packed codes: BitShift, CumSum,
 #: ScatterElements.
@@ -50,6 +61,7 @@ def shorter_decoders(
     ir_version: int,
     codes: Collection[Code],
     slack: float,
+    max_memory: float,
     present: Collection[Hashable],
 ) -> list[Decoder]:
     """Decoders of an initializer that take less room than the initializer, the best first.
@@ -64,6 +76,7 @@ def shorter_decoders(
         ir_version: IR version of the model.
         codes: Codes that may be used.
         slack: By how much of its length one is about as short as the shortest.
+        max_memory: How many times the bytes of the initializer a decoder may make; 0 for no limit.
         present: Keys of shared constants that the model has already.
     """
     tensor = value.const_value
@@ -78,6 +91,10 @@ def shorter_decoders(
         ways.extend(_ways(found.integers.reshape(-1), shape, number, opset, codes, found))
     sizes = {decoder: decoder.nbytes(present) for decoder in ways}
     shorter = sorted((each for each in sizes if sizes[each] < limit), key=sizes.__getitem__)
+    if max_memory:
+        limit = int(max_memory * array.nbytes)
+        memory = {each: temporary_bytes(each, opset, ir_version) for each in shorter}
+        shorter = [each for each in shorter if memory[each] <= limit]
     near = [each for each in shorter if sizes[each] <= sizes[shorter[0]] * (1 + slack)]
     if len(near) > 1:
         near.sort(key=lambda each: temporary_bytes(each, opset, ir_version))

@@ -78,6 +78,11 @@ class CodedTensor:
         self.name: str = name
 
     @property
+    def code(self) -> str:
+        """Name of the code."""
+        return self.decoder.code
+
+    @property
     def made(self) -> frozenset[str]:
         """Names of everything that the decoder makes, once it is in the model."""
         return frozenset(node.outputs[0].name or "" for node in self.decoder.nodes)

@@ -16,13 +16,16 @@ from onnxopt.traversal import all_graphs
 
 from .builder import Decoder
 from .checking import Optimized, optimized
-from .choice import CODES, Code, shorter_decoders
+from .choice import ALL_CODES, CODES, Code, dense_bytes, shorter_decoders
 from .coded import CodedTensor, SharedConstants, next_number
 from .evaluation import decode
 from .numbers import as_bits
+from .sparse_form import SparseForm, sparse_bytes
 from .structures import META_DECODED, find_decoders
 
 __all__ = ["CompactWeights"]
+
+_Coded = CodedTensor | SparseForm
 
 #: Packed types are small already, and operators that take them are few.
 _SMALLEST_BITS = 8
@@ -34,24 +37,28 @@ class _Options:
 
     Attributes:
         min_bytes: Smaller tensors are left as they are.
-        codes: The codes that may be used.
+        codes: The codes that may be used. ``sparse-initializer``, ONNX's own sparse form, is not
+            among them unless named: it is light to load, but far larger, and many tools fail on it.
         slack: How much longer than the shortest a code may be, as a part of its length, if the
             runtime needs less memory for it while it loads the model.
+        max_memory: How many times the bytes of the tensor its decoder may make, all steps together,
+            while the runtime loads the model; 0 for no limit.
         only_again: Do nothing unless `decode-weights` made this model dense before.
     """
 
     min_bytes: int = 1024
     codes: tuple[Code, ...] = CODES
     slack: float = 0.02
+    max_memory: float = 0.0
     only_again: bool = False
 
     def __post_init__(self) -> None:
         if self.min_bytes < 0:
             raise ValueError("min-bytes must not be negative")
-        if not self.slack >= 0:
-            raise ValueError("slack must not be negative")
-        if unknown := set(self.codes) - set(CODES):
-            raise ValueError(f"there is no code '{min(unknown)}'; there are {', '.join(CODES)}")
+        if not (self.slack >= 0 and self.max_memory >= 0):
+            raise ValueError("slack and max-memory must not be negative")
+        if unknown := set(self.codes) - set(ALL_CODES):
+            raise ValueError(f"there is no code '{min(unknown)}'; there are {', '.join(ALL_CODES)}")
 
 
 class CompactWeights(Pass):
@@ -86,15 +93,17 @@ class CompactWeights(Pass):
         if self.options.only_again and not model.meta.get(META_DECODED, False):
             return outcome
         shared = SharedConstants(model)
-        coded: list[CodedTensor] = []
+        coded: list[_Coded] = []
         number = next_number(model)
         for value in self._candidates(model):
             if self.max_rewrites is not None and len(coded) >= self.max_rewrites:
                 break
             decoder = self._decoder(model, value, number, shared.keys, outcome)
-            if decoder is not None:
+            if isinstance(decoder, Decoder):
                 coded.append(CodedTensor(value, decoder))
                 number += 1
+            elif decoder is not None:
+                coded.append(decoder)
         if coded:
             self._apply(model, coded, shared, outcome)
         outcome.modified = bool(outcome.rewritten)
@@ -125,13 +134,15 @@ class CompactWeights(Pass):
         number: int,
         present: set[Hashable],
         outcome: Outcome,
-    ) -> Decoder | None:
-        """The shortest decoder that the runtime takes and that gives the tensor back exactly."""
+    ) -> Decoder | SparseForm | None:
+        """The shortest form that the runtime takes and that gives the tensor back exactly."""
         opset = model.opset_imports.get("", 0)
         tensor = value.const_value
         assert tensor is not None
         outcome.matched["tensor"] += 1
         reason = "no code makes it smaller"
+        sparse = sparse_bytes(value) if SparseForm.code in self.options.codes else None
+        limit = dense_bytes(value)
         for decoder in shorter_decoders(
             value,
             number,
@@ -139,8 +150,11 @@ class CompactWeights(Pass):
             model.ir_version,
             self.options.codes,
             self.options.slack,
+            self.options.max_memory,
             present,
         ):
+            if sparse is not None and sparse < min(limit, decoder.nbytes(present)):
+                break
             try:
                 result = decode(
                     decoder.nodes, decoder.tensors, decoder.output, opset, model.ir_version
@@ -151,13 +165,15 @@ class CompactWeights(Pass):
             if _same(result, tensor.numpy()):
                 return decoder
             reason = "the decoder does not give it back bit by bit"
+        if sparse is not None and sparse < limit:
+            return SparseForm(value)
         outcome.refusals.append(Refusal("tensor", reason, value.name or ""))
         return None
 
     def _apply(
         self,
         model: ir.Model,
-        coded: Sequence[CodedTensor],
+        coded: Sequence[_Coded],
         shared: SharedConstants,
         outcome: Outcome,
     ) -> None:
@@ -172,7 +188,7 @@ class CompactWeights(Pass):
         kept = _put_in(model, coded, shared, dense, outcome)
         for each in coded:
             if each in kept:
-                outcome.rewritten[each.decoder.code] += 1
+                outcome.rewritten[each.code] += 1
             else:
                 each.give_up()
         shared.drop_unused()
@@ -180,11 +196,11 @@ class CompactWeights(Pass):
 
 def _put_in(
     model: ir.Model,
-    coded: Sequence[CodedTensor],
+    coded: Sequence[_Coded],
     shared: SharedConstants,
     dense: Optimized,
     outcome: Outcome,
-) -> list[CodedTensor]:
+) -> list[_Coded]:
     """Put decoders into the model, but those with which the runtime ends up at another graph.
 
     Returns:
@@ -211,8 +227,8 @@ def _put_in(
 
 
 def _to_blame(
-    model: ir.Model, coded: Sequence[CodedTensor], dense: Optimized
-) -> tuple[Sequence[CodedTensor], str]:
+    model: ir.Model, coded: Sequence[_Coded], dense: Optimized
+) -> tuple[Sequence[_Coded], str]:
     """The tensors whose decoders do harm, or all if that cannot be told; and the reason."""
     try:
         now = optimized(model)

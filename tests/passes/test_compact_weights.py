@@ -18,7 +18,7 @@ from onnxopt.passes.compact_weights.numbers import as_they_are
 from onnxopt.passes.compact_weights.positions import Sparse
 
 from onnxopt.errors import OptionError
-from onnxopt.model import from_proto, to_proto
+from onnxopt.model import from_proto, load, save, to_proto
 from onnxopt.pass_manager import make_pass, parse_pipeline
 from tests.differential import apply, op_types, optimize, parse, run
 
@@ -424,7 +424,7 @@ def test_options() -> None:
     assert compact(proto, "min-bytes=16385")[1] == []
     assert compact(proto, "min-bytes=16384")[1] != []
     assert compact(proto, "codes=bitmask|palette")[1] == ["bitmask"]
-    for wrong in ("min-bytes=-1", "codes=huffman", "slack=-0.1"):
+    for wrong in ("min-bytes=-1", "codes=huffman", "slack=-0.1", "max-memory=-1"):
         with pytest.raises(OptionError):
             parse_pipeline(f"{COMPACT}{{{wrong}}}")
 
@@ -478,6 +478,40 @@ def test_a_list_of_long_distances_is_shorter_where_numbers_are_long() -> None:
     assert codes == ["gaps4"]
     assert after.ByteSize() < array.nbytes / 4.3
     assert_same_weight(after, array)
+
+
+def test_decoders_that_make_too_much_are_left_out() -> None:
+    array = weights((256, 256), 0.6, np.int8)
+    assert compact(model(array))[1] != []
+    assert compact(model(array), "max-memory=5")[1] == []
+    array = weights((256, 256), 0.9)
+    assert compact(model(array), "max-memory=5")[1] != []
+    assert compact(model(array), "max-memory=3")[1] == []
+
+
+def test_sparse_initializers_where_asked_for(tmp_path: Any) -> None:
+    arrays = {"p": weights((64, 64), 0.9), "q": weights((64, 64), 0.5)}
+    arrays["p"][0, :3] = -0.0
+    proto = parse(MATMULS, arrays)
+    feed = {"x": np.ones((2, 64), np.float32)}
+    optimized = optimize(proto, f"{COMPACT}{{codes=sparse-initializer}}", feed, rtol=0, atol=0)
+    after = to_proto(optimized)
+    onnx.checker.check_model(after)
+    assert [each.values.name for each in after.graph.sparse_initializer] == ["p"]
+    assert [each.name for each in after.graph.initializer] == ["q"]
+    assert after.ByteSize() < proto.ByteSize() - 64 * 64 * 4 + 413 * 12 + 100
+    assert optimized_operators(after, tmp_path) == optimized_operators(proto, tmp_path)
+    dense = from_proto(after).graph.initializers["p"].const_value
+    assert dense is not None
+    assert dense.tobytes() == arrays["p"].tobytes()
+    for external in ("never", "always"):
+        save(optimized, tmp_path / "model.onnx", external)
+        loaded = load(tmp_path / "model.onnx").graph.initializers["p"].const_value
+        assert loaded is not None
+        assert loaded.tobytes() == arrays["p"].tobytes()
+        ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    beside = optimize(proto, f"{COMPACT}{{codes=sparse-initializer|gaps}}", feed)
+    assert not to_proto(beside).graph.sparse_initializer
 
 
 def test_at_most_so_many_are_coded() -> None:
