@@ -42,7 +42,10 @@ class Flips:
 
 
 def expected_flips(
-    scores: Sequence[Array], changed: Sequence[Array], axis: int = -1
+    scores: Sequence[Array],
+    changed: Sequence[Array],
+    axis: int = -1,
+    others: Sequence[Array] = (),
 ) -> Flips | None:
     """How often the greatest score should be another one.
 
@@ -50,24 +53,32 @@ def expected_flips(
         scores: By sample; along an axis, the scores or probabilities that a decision is between.
         changed: The same from the model with noise.
         axis: Which axis that is.
+        others: Scores of other samples, whose margins count too.
 
     Returns:
         The estimate, or None where there is only one decision, or nothing to decide between.
     """
-    rows, others = _rows(scores, axis), _rows(changed, axis)
-    if len(rows) < 2 or rows.shape[1] < 2 or rows.shape != others.shape:
+    rows, noisy = _rows(scores, axis), _rows(changed, axis)
+    everything = _rows([*scores, *others], axis)
+    if len(everything) < 2 or rows.shape[1] < 2 or rows.shape != noisy.shape:
         return None
-    first = rows.argmax(axis=1)[:, None]
-    margins = np.take_along_axis(rows, first, 1) - rows
-    noise = others - rows
+    first, rivals, _ = _rivals(rows)
+    noise = noisy - rows
     noise = noise - np.take_along_axis(noise, first, 1)
-    rivals = np.argsort(margins, axis=1, kind="stable")[:, 1 : _RIVALS + 1]
-    margins = np.take_along_axis(margins, rivals, 1)
     pool = np.take_along_axis(noise, rivals, 1).reshape(-1)
     pool = np.sort(np.concatenate([pool, -pool]))
+    _, _, margins = _rivals(everything)
     overtaken = 1 - np.searchsorted(pool, margins, side="right") / len(pool)
     flips = 1 - np.prod(1 - overtaken, axis=1)
     return Flips(float(flips.mean()), float(flips.std(ddof=1) / math.sqrt(len(flips))))
+
+
+def _rivals(rows: Array) -> tuple[Array, Array, Array]:
+    """The greatest score of each decision, those that come next, and how far below they are."""
+    first = rows.argmax(axis=1)[:, None]
+    margins = np.take_along_axis(rows, first, 1) - rows
+    rivals = np.argsort(margins, axis=1, kind="stable")[:, 1 : _RIVALS + 1]
+    return first, rivals, np.take_along_axis(margins, rivals, 1)
 
 
 def _rows(arrays: Sequence[Array], axis: int) -> Array:

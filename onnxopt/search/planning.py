@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from onnxopt.accuracy import fidelity
+from onnxopt.numerics.decisions import Flips
 from onnxopt.runtime.statistics import ratio, undisturbed
 from onnxopt.runtime.trial import race
 from onnxopt.search.finding import Finding, Point
@@ -97,7 +98,7 @@ class _Search:
 
     def _choose(self, way: Sequence[dict[str, str]]) -> None:
         """The first plan on the way that keeps the budget everywhere and is faster."""
-        finding, bench, start = self._finding, self._bench, 0
+        finding, start = self._finding, 0
         margin = _MARGIN
         while start < len(way) - 1:
             index = self._first_good(way, start, margin)
@@ -117,7 +118,7 @@ class _Search:
                 finding.choices = plan
                 return
             finding.reason = objection
-            if finding.fidelity is not None and not bench.budget.objection(finding.fidelity):
+            if finding.speed is not None:
                 break  # it was too slow, and plans further down save less
             start, margin = index + max(1, (len(way) - index) // 16), margin + _MARGIN
         finding.choices = {}
@@ -198,15 +199,20 @@ class _Search:
         if budget.min_sqnr is not None:
             allowance = 10 * math.log10(1 + margin * judged.spread)
             budget = dataclasses.replace(budget, min_sqnr=budget.min_sqnr + allowance)
-        objection = budget.objection(judged.fidelity)
-        if objection is not None or budget.min_agreement is None or judged.flips is None:
-            return objection
-        most = judged.flips.share + margin * judged.flips.error
-        if most <= 1 - budget.min_agreement:
+        return budget.objection(judged.fidelity) or self._too_many(judged.flips, margin)
+
+    def _too_many(self, flips: Flips | None, margin: float) -> str | None:
+        """What is wrong with the decisions that are expected to be others."""
+        wanted = self._bench.budget.min_agreement
+        if wanted is None or flips is None:
+            return None
+        # Luck does not help an estimate as it helps a count, so its error is for retries only.
+        most = flips.share + (margin - _MARGIN) * flips.error
+        if most <= 1 - wanted:
             return None
         return (
-            f"by margins and noise, up to {most:.1%} of decisions are expected to be others, and "
-            f"the budget is {1 - budget.min_agreement:.1%}"
+            f"by margins and noise, {most:.1%} of decisions are expected to be others, and the "
+            f"budget is {1 - wanted:.1%}"
         )
 
     def _last_word(self, plan: dict[str, str]) -> str | None:
@@ -218,7 +224,9 @@ class _Search:
             names, expected = self._runs.outputs(before, feeds)
             _, actual = self._runs.outputs(after, feeds)
             finding.fidelity = self._runs.scored(fidelity(expected, actual, names), after)
-            objection = bench.budget.objection(finding.fidelity)
+            objection = bench.budget.objection(finding.fidelity) or self._too_many(
+                self._runs.foretold(finding.fidelity, expected, actual), _MARGIN
+            )
             if objection is not None:
                 finding.curve.append(Point.of(plan, finding.fidelity, objection))
                 return objection

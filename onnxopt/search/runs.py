@@ -147,21 +147,47 @@ class Runs:
                 return None
             found = self.scored(fidelity(self._expected, actual, self._names), path)
             spread = _relative_error(self._expected, actual)
-            return Judged(found, spread, self._flips(found, actual))
+            return Judged(found, spread, self._flips(found, self._expected, actual))
 
-    def _flips(self, found: Fidelity, actual: Sequence[Sequence[Any]]) -> Flips | None:
+    def foretold(
+        self,
+        found: Fidelity,
+        expected: Sequence[Sequence[Any]],
+        actual: Sequence[Sequence[Any]],
+    ) -> Flips | None:
+        """Flips to be expected of the worst output, by the noise of other samples than the probes.
+
+        Args:
+            found: How true the outputs are.
+            expected: The untouched model's outputs, by sample.
+            actual: The plan's.
+        """
+        return self._flips(found, expected, actual, self._expected)
+
+    def _flips(
+        self,
+        found: Fidelity,
+        expected: Sequence[Sequence[Any]],
+        actual: Sequence[Sequence[Any]],
+        others: Sequence[Sequence[Any]] = (),
+    ) -> Flips | None:
         worst: Flips | None = None
         for index, output in enumerate(found.outputs):
             agreement = output.agreement
             if agreement is None or output.mismatch or agreement.total >= _ENOUGH:
                 continue
-            scores = [each[index] for each in self._expected]
+            scores = [each[index] for each in (*expected, *others)]
             if not all(isinstance(each, np.ndarray) for each in scores):
                 continue
             kind = decision_kind(scores)
             if kind is None or kind[0] != "top-1":
                 continue
-            flips = expected_flips(scores, [each[index] for each in actual], kind[1])
+            flips = expected_flips(
+                scores[: len(expected)],
+                [each[index] for each in actual],
+                kind[1],
+                scores[len(expected) :],
+            )
             if flips is not None and (worst is None or flips.share > worst.share):
                 worst = flips
         return worst

@@ -39,6 +39,16 @@ def test_few_decisions_foretell_many(noise: float, probabilities: bool) -> None:
     assert all_of_them.error < flips.error
 
 
+def test_margins_of_other_samples_count_too() -> None:
+    narrow, wide = _scores(300), np.eye(10).repeat(30, axis=0) * 100
+    changed = narrow + 0.3 * _GENERATOR.standard_normal(narrow.shape)
+    alone = expected_flips([narrow], [changed])
+    among = expected_flips([narrow], [changed], others=[wide])
+    assert alone is not None
+    assert among is not None
+    assert among.share == pytest.approx(alone.share / 2)
+
+
 def test_no_noise_flips_nothing() -> None:
     scores = _scores(50)
     flips = expected_flips([scores], [scores])
@@ -62,6 +72,7 @@ def test_the_axis_says_where_the_choice_is() -> None:
 
 def test_what_is_no_choice_has_no_estimate() -> None:
     one = np.ones((4, 1))
+    assert expected_flips([_scores(4)], [_scores(3)]) is None
     assert expected_flips([one], [one]) is None
     assert expected_flips([_scores(1)], [_scores(1)]) is None
     ragged = [_scores(2), _scores(2)[:, :5]]
