@@ -94,7 +94,8 @@ def saliency(
     if count == 0:
         raise FeedError("there are no samples to take gradients from")
     return {
-        name: array_of(total / count).astype(np.float32)
+        # What curves upwards in one batch and downwards in another cancels out before this.
+        name: array_of(total.abs() / count).astype(np.float32)
         for name, total in zip(names, totals, strict=True)
     }
 
@@ -152,17 +153,17 @@ def _from_loss(
             (0.5 * size * (w * g).square()).detach()
             for w, g in zip(parameters, gradients, strict=True)
         ]
+    # The diagonal of diag(w) H diag(w), of which the noise does not depend on how large the weights
+    # of a layer happen to be beside those of the next.
     diagonal = [torch.zeros_like(each) for each in parameters]
     for _ in range(probes):
-        signs = [_signs(each, generator) for each in parameters]
-        product = sum((g * z).sum() for g, z in zip(gradients, signs, strict=True))
-        for total, z, row in zip(
-            diagonal, signs, _gradients(product, parameters, retain_graph=True), strict=True
+        probe = [(w * _signs(w, generator)).detach() for w in parameters]
+        product = sum((g * v).sum() for g, v in zip(gradients, probe, strict=True))
+        for total, v, row in zip(
+            diagonal, probe, _gradients(product, parameters, retain_graph=True), strict=True
         ):
-            total.add_(z * row / probes)
-    return [
-        (0.5 * h.abs() * w.square()).detach() for h, w in zip(diagonal, parameters, strict=True)
-    ]
+            total.add_(0.5 * v * row / probes)
+    return [each.detach() for each in diagonal]
 
 
 def _output_curvature(
