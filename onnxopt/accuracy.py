@@ -7,6 +7,9 @@ all samples that nothing was calibrated on:
 - the cosine between the two, sample by sample, and its mean;
 - where the output is recognized as a decision, how often both models decide alike, with the 95 %
   interval of Wilson (1927, "Probable inference, the law of succession, and statistical inference").
+
+Numbers such as -1e9 that masks put where there is nothing are left out, or nothing beside them
+would count.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxopt.errors import OptionError
+from onnxopt.numerics.fillers import are_fillers
 
 __all__ = [
     "Agreement",
@@ -265,10 +269,14 @@ def _output_fidelity(name: str, pairs: Sequence[tuple[Any, Any]]) -> OutputFidel
                 continue
             x, y = left.astype(np.float64).reshape(-1), right.astype(np.float64).reshape(-1)
             finite = np.isfinite(x)
-            if not np.array_equal(finite, np.isfinite(y)):
+            if not np.array_equal(finite, np.isfinite(y)) or not np.array_equal(
+                x[~finite], y[~finite], equal_nan=True
+            ):
                 mismatch = mismatch or "is NaN or infinite where the original is not"
                 continue
             x, y = x[finite], y[finite]
+            said = ~are_fillers(x, y)
+            x, y = x[said], y[said]
             error = x - y
             signal, noise = signal + float(x @ x), noise + float(error @ error)
             cosines.append(_cosine(x, y))

@@ -39,6 +39,20 @@ def test_silence_that_becomes_sound_is_all_noise() -> None:
     assert Budget().objection(fidelity([[np.zeros(2)]], [[np.ones(2)]], ["y"])) is not None
 
 
+def test_masked_places_do_not_drown_the_noise_of_the_others() -> None:
+    one = np.array([[-1e9, 3.0, 4.0, -1e9]], np.float32)
+    other = one + np.array([[0.0, 0.5, 0.0, 0.0]], np.float32)
+    found = _compare([one], [other])
+    assert found.sqnr_db == pytest.approx(10 * math.log10(25 / 0.25))
+    assert found.cosine == pytest.approx((3 * 3.5 + 16) / (5 * math.hypot(3.5, 4)))
+
+
+def test_infinity_of_the_other_sign_is_another_answer() -> None:
+    one, other = (np.array([[sign * np.inf, 1.0]], np.float32) for sign in (1, -1))
+    assert not _compare([one], [one]).mismatch
+    assert "infinite where the original is not" in _compare([one], [other]).mismatch
+
+
 def test_logits_decide_by_the_largest() -> None:
     one = [np.array([[1.0, 3.0, 2.0]], np.float32)] * 4
     other = [*one[:3], np.array([[4.0, 3.0, 2.0]], np.float32)]

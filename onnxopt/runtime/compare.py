@@ -3,6 +3,7 @@
 Two programs that add the same numbers in another order differ by rounding; a wrong rewrite differs
 by far more. The tolerance lies between: each element may be off by ``rtol`` of itself, or by
 ``atol`` of the largest magnitude in the output. Anything that is not floating point must be equal.
+Masks hold numbers such as -1e9 where there is nothing: those do not count as the largest magnitude.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from onnxopt.numerics.fillers import are_fillers
 
 __all__ = ["Difference", "Tolerance", "compare", "worst"]
 
@@ -34,11 +37,23 @@ class Tolerance:
         return Tolerance(self.rtol * factor, self.atol * factor)
 
     def of(self, dtype: np.dtype[Any]) -> Tolerance:
-        """For a dtype with fewer mantissa bits than float32, as much more as its steps are."""
+        """For a dtype with fewer mantissa bits than float32, as much more as its steps are.
+
+        An element may not be off by more of itself than a few steps, or zeros would pass for
+        anything.
+        """
         bits = _MANTISSA_BITS.get(dtype.name, 23)
-        return self.scaled(2.0 ** max(0, 23 - bits) / 64) if bits < 23 else self
+        if bits >= 23:
+            return self
+        wider = self.scaled(2.0 ** (23 - bits) / 64)
+        most = min(_MOST_STEPS * 2.0**-bits, _MOST_RELATIVE)
+        return Tolerance(
+            max(self.rtol, min(wider.rtol, most)), max(self.atol, min(wider.atol, _MOST_RELATIVE))
+        )
 
 
+#: Elements of narrow types may be so many of their steps off, and no more of themselves than this.
+_MOST_STEPS, _MOST_RELATIVE = 16, 0.25
 #: Explicit mantissa bits; float32 has 23.
 _MANTISSA_BITS = {
     "float16": 10,
@@ -61,7 +76,7 @@ class Difference:
         own_noise: Whether it only agrees because the reference is as far from itself when the
             runtime does not optimize it.
         max_abs: Largest absolute difference (of finite elements).
-        max_scaled: The same, divided by the largest magnitude of the reference.
+        max_scaled: The same, divided by the largest magnitude of the reference, masks aside.
         snr_db: Signal to noise ratio in decibels, 10 log10(sum ref^2 / sum diff^2); infinite when
             equal.
         cosine: Cosine of the angle between the two as vectors; 1 when equal.
@@ -147,6 +162,8 @@ def _compare_arrays(
     ):
         return _wrong(name, "NaN or infinity where the other has none")
     left, right = left[finite], right[finite]
+    said = ~are_fillers(left, right)
+    left, right = left[said], right[said]
     if left.size == 0:
         return Difference(name, True)
     error = np.abs(left - right)

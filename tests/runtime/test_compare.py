@@ -30,8 +30,8 @@ class TestFloats:
         [
             (np.float64, 1e-4, 1e-2),
             (np.float32, 1e-4, 1e-2),
-            (np.float16, 4e-3, 0.3),
-            (ml_dtypes.bfloat16, 2e-2, 2.0),
+            (np.float16, 4e-3, 0.03),
+            (ml_dtypes.bfloat16, 2e-2, 0.2),
         ],
     )
     def test_tolerance_follows_the_mantissa(
@@ -45,6 +45,25 @@ class TestFloats:
         one = _array([1000.0, 1e-3])
         assert _one(one, one + _array([0, 1e-2])).agrees
         assert not _one(one, one + _array([0, 1e-1])).agrees
+
+    @pytest.mark.parametrize(
+        "dtype", [np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
+    )
+    def test_zeros_stand_for_nothing_else(self, dtype: type) -> None:
+        one = _array(np.linspace(1, 2, 50), dtype)
+        assert not _one(one, np.zeros_like(one)).agrees
+
+    @pytest.mark.parametrize("filler", [-1e4, -65504.0, -1e9, float(np.finfo(np.float32).min)])
+    def test_masked_elements_do_not_hide_the_others(self, filler: float) -> None:
+        one = _array([filler, 1.0, -2.0, filler])
+        assert _one(one, one + _array([0, 1e-5, 0, 0])).agrees
+        wrong = _one(one, one + _array([0, 0.1, 0, 0]))
+        assert not wrong.agrees
+        assert wrong.max_scaled == pytest.approx(0.05)
+
+    def test_a_mask_that_moves_is_a_difference(self) -> None:
+        assert not _one(_array([-1e9, 1.0, 2.0]), _array([1.0, -1e9, 2.0])).agrees
+        assert not _one(_array([-1e9, 1.0, 2.0]), _array([-2e9, 1.0, 2.0])).agrees
 
     def test_zeros(self) -> None:
         assert _one(_array([0, 0]), _array([0, 0])).agrees
