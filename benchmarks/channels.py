@@ -160,12 +160,49 @@ def _exact(results: Results) -> None:
                 "dropped": _off(expected, _outputs(paths["dropped"], feeds)),
             }
             row["onnxsim"] = _peer_error(paths["given"], paths["onnxsim"], expected, feeds)
+            row["int8"] = _exact_in_8_bits(paths["given"], pathlib.Path(folder), feeds)
             row["parameters"] = {
                 each: inspect_model(load(paths[each])).parameters
                 for each in ("given", "folded", "onnxsim")
                 if paths[each].exists()
             }
         _tell(results, f"exact/{name}", row)
+
+
+def _exact_in_8_bits(
+    source: pathlib.Path, folder: pathlib.Path, feeds: Sequence[Feed]
+) -> dict[str, Any]:
+    """The same network as ONNX Runtime's own tool quantizes it, folded and by onnxsim."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = iter(feeds)
+
+        def get_next(self) -> Feed | None:
+            return next(self._left, None)
+
+    paths = {each: folder / f"int8-{each}.onnx" for each in ("plain", "given", "folded", "onnxsim")}
+    quant_pre_process(source, paths["plain"], skip_symbolic_shape=True)
+    quantize_static(
+        paths["plain"],
+        paths["given"],
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        reduce_range=True,
+    )
+    model = load(paths["given"])
+    passes = parse_pipeline("infer-shapes,fold-pruned-channels")
+    *_, report = PassManager(passes).run(model)
+    save(model, paths["folded"])
+    expected = _outputs(paths["given"], feeds)
+    return {
+        "channels_removed": report.outcome.rewritten.total(),
+        "onnxopt": _off(expected, _outputs(paths["folded"], feeds)),
+        "onnxsim": _peer_error(paths["given"], paths["onnxsim"], expected, feeds),
+    }
 
 
 def _peer_error(

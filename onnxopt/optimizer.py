@@ -203,7 +203,7 @@ class _Run:
             candidate.discard()
             self.on_step("looking for the pass at fault")
             guilty = self._guilty_pass(objection, candidate, count)
-            if not (objection.kind == "size" and self._make_thrifty(guilty)):
+            if not self._give_other_options(guilty, objection):
                 self._leave_out(self._preparation_for(guilty, candidate) or guilty, objection)
 
     def _preparation_for(self, guilty: str, candidate: Candidate) -> str | None:
@@ -299,16 +299,23 @@ class _Run:
         kept = [pass_ for pass_ in chosen if pass_.name not in self.undone]
         return parse_pipeline(format_pipeline(kept))
 
-    def _make_thrifty(self, name: str) -> bool:
-        """Give passes of this name options that add fewer bytes; whether there are any."""
+    def _give_other_options(self, name: str, objection: Objection) -> bool:
+        """Give passes of this name options that may do without the fault; whether there are any."""
+        match objection.kind:
+            case "size":
+                why, others = "The file grew", [each.thrifty() for each in self.passes]
+            case "speed":
+                why, others = "The result was slower", [each.careful() for each in self.passes]
+            case _:
+                return False
         found = {
-            index: thrifty
-            for index, pass_ in enumerate(self.passes)
-            if pass_.name == name and (thrifty := pass_.thrifty()) is not None
+            index: other
+            for index, other in enumerate(others)
+            if other is not None and other.name == name
         }
-        for index, thrifty in found.items():
-            self.passes[index] = thrifty
-            self.notes.append(f"The file grew, so {name} ran as {thrifty.text}.")
+        for index, other in found.items():
+            self.passes[index] = other
+            self.notes.append(f"{why}, so {name} ran as {other.text}.")
         return bool(found)
 
     def _leave_out(self, name: str, objection: Objection) -> None:

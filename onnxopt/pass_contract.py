@@ -139,6 +139,13 @@ class Pass(ir.passes.InPlacePass):
         """
         return None
 
+    def careful(self) -> Pass | None:
+        """The same pass with options that are easier on kernels, for a result that is slower.
+
+        None when there are none, or these are those.
+        """
+        return None
+
     @property
     def text(self) -> str:
         """The pass as it stands in a pipeline, with the options that differ from the default."""

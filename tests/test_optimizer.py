@@ -334,6 +334,41 @@ class TestUndone:
         assert "0.67x the original's speed" in report.undone[0].reason
         assert _ops(model) == ["Relu", "Abs", "Neg"]
 
+    @pytest.mark.parametrize(("quick", "width"), [((24, 32), 24), ((32,), 32), ((), 32)])
+    def test_a_removal_that_is_slower_keeps_whole_blocks(
+        self,
+        tmp_path: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch,
+        quick: tuple[int, ...],
+        width: int,
+    ) -> None:
+        """Of 32 channels 20 are needed; a clock that is made up says which widths are quick."""
+        rng = np.random.default_rng(0)
+        text = """g (float[n, 3, h, w] x) => (float[n, 5, p, q] y) {
+            a = Conv(x, first, bias) b = Relu(a) y = Conv(b, second)
+        }"""
+        first = rng.standard_normal((32, 3, 3, 3)).astype(np.float32)
+        first[::8] = first[1::8] = first[2::8] = 0
+        second = rng.standard_normal((5, 32, 1, 1)).astype(np.float32)
+        bias = np.ones(32, np.float32)
+        source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
+        onnx.save(parse(text, {"first": first, "bias": bias, "second": second}), source)
+
+        def width_of(trial: Any) -> int:
+            tensor = load(getattr(trial, "model", trial)).graph.initializers["first"].const_value
+            assert tensor is not None
+            return int(tensor.shape.numpy()[0])
+
+        def race(worker: Any, trials: Any, feed: Any, **_: Any) -> list[list[float]]:
+            return [[1.0] * 12, [1.0 if width_of(trials[1]) in quick else 1.5] * 12]
+
+        monkeypatch.setattr(onnxopt.instruments.guard, "race", race)
+        report = onnxopt.optimize(source, target, passes="infer-shapes,fold-pruned-channels")
+        assert width_of(target) == width
+        assert any("fold-pruned-channels{round-to=8}" in note for note in report.notes)
+        if 24 not in quick:
+            assert any("fold-pruned-channels{round-to=16}" in note for note in report.notes)
+
     def test_slower_only_once_is_no_reason(
         self, source: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
