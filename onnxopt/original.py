@@ -127,6 +127,9 @@ class Original:
         lost_fusion = objection is not None and objection.kind == "fusions"
         if self._settings.guard_speed and (objection is None or lost_fusion):
             slower = self._time(candidate, referee)
+            if slower is not None and candidate.lossy and self._settings.goal == "size":
+                self._note(f"The result is smaller, but {slower.message}: the goal is size.")
+                slower = None
             if lost_fusion and candidate.speed is not None and candidate.speed.is_faster:
                 assert objection is not None
                 self._note(f"{objection.message}, and yet the result is faster.")

@@ -52,6 +52,7 @@ _LOCATIONS = {
     "clip-weights": "clip_weights:ClipWeights",
     "sparsify": "sparsify:Sparsify",
     "quantize": "quantize:Quantize",
+    "quantize-weights": "quantize_weights:QuantizeWeights",
     "decode-weights": "decode_weights:DecodeWeights",
     "compact-weights": "compact_weights:CompactWeights",
 }

@@ -74,7 +74,7 @@ def round_with_compensation(
 
     Args:
         matrix: Weights, [G, K, M].
-        scales: [G, M].
+        scales: [G, M], or [G, K, M] where inputs have scales of their own.
         gram: Mean of ``x^T x`` over the layer's inputs, [G, K, K].
         steps: The greatest integer, as well as the least one's magnitude.
         start: Integers to fall back on, [G, K, M]; rounded to nearest when None. They must keep the
@@ -88,6 +88,7 @@ def round_with_compensation(
         int16 [G, K, M], within the limits.
     """
     if start is None:
+        assert scales.ndim == 2, "inputs with scales of their own have to be rounded before"
         start = round_to_nearest(matrix, scales, -steps, steps)
         if pairs is not None:
             start = _feasible(start, pairs)
@@ -117,12 +118,14 @@ class _Problem:
     def __init__(
         self, matrix: Array, scales: Array, gram: Array, steps: int, pairs: PairLimit | None
     ) -> None:
-        self.matrix, self.scales = matrix.astype(np.float64), scales.astype(np.float64)
+        wide = scales.astype(np.float64)
+        self.matrix = matrix.astype(np.float64)
+        self.scales = np.broadcast_to(wide[:, None] if wide.ndim == 2 else wide, matrix.shape)
         self.gram, self._steps, self._pairs = gram, steps, pairs
 
     def change(self, integers: Array) -> Array:
         """How far the weights are from the integers' values."""
-        return np.asarray(integers * self.scales[:, None] - self.matrix)
+        return np.asarray(integers * self.scales - self.matrix)
 
     def pass_errors_on(self, gram: Array, damping: float) -> Array:
         """Round inputs in order; those that come later make up for the errors (GPTQ)."""
@@ -134,8 +137,9 @@ class _Problem:
             end = min(begin + _BLOCK, size)
             errors = np.zeros((len(target), end - begin, target.shape[2]))
             for k in range(begin, end):
-                integers[:, k] = self._nearest(integers, k, target[:, k] / self.scales)
-                error = (target[:, k] - integers[:, k] * self.scales) / factor[:, k, k, None]
+                integers[:, k] = self._nearest(integers, k, target[:, k] / self.scales[:, k])
+                rounded = integers[:, k] * self.scales[:, k]
+                error = (target[:, k] - rounded) / factor[:, k, k, None]
                 target[:, k + 1 : end] -= factor[:, k, k + 1 : end, None] * error[:, None]
                 errors[:, k - begin] = error
             target[:, end:] -= factor[:, begin:end, end:].transpose(0, 2, 1) @ errors
@@ -153,9 +157,9 @@ class _Problem:
                 end = min(begin + _BLOCK, size)
                 slope = self.gram[:, begin:end] @ change
                 for k in range(begin, end):
-                    step = slope[:, k - begin] / (diagonal[:, k, None] * self.scales)
+                    step = slope[:, k - begin] / (diagonal[:, k, None] * self.scales[:, k])
                     wanted = self._nearest(integers, k, integers[:, k] - step)
-                    moves = (wanted - integers[:, k]) * self.scales
+                    moves = (wanted - integers[:, k]) * self.scales[:, k]
                     if not moves.any():
                         continue
                     moved = True

@@ -118,6 +118,7 @@ class _Search:
                 finding.choices = plan
                 return
             finding.reason = objection
+            self._tried[tuple(sorted(plan.items()))] = None  # nor is it to be come back to
             if finding.speed is not None:
                 break  # it was too slow, and plans further down save less
             start, margin = index + max(1, (len(way) - index) // 16), margin + _MARGIN

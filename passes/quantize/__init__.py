@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import onnx_ir as ir
 from onnxopt.passes.infer_shapes import InferShapes
 
 from onnxopt.analysis.quantization import is_quantized
 from onnxopt.layers import layer_name
-from onnxopt.model import light_proto
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
 from onnxopt.regions import Product, products
 
+from ..shared.digest import model_digest
+from ..shared.marks import META_QUANTIZED
 from .explaining import all_left, treatments
 from .lowering import lower
 from .opset import raise_opset
@@ -73,7 +73,7 @@ class Quantize(Pass):
         if not found or not bench.calibration.first(1):
             outcome.findings.treatments = all_left(raised, _NOTHING, _reasons(outcome))
             return outcome
-        key = (self.name, self.text, bench.target, _digest(model))
+        key = (self.name, self.text, bench.target, model_digest(model))
         if key not in bench.memory:
             allowed = _SCHEMES[self.options.scheme]
             bench.memory[key] = solve(raised, found, allowed, bench, smooth=self.options.smooth)
@@ -89,6 +89,7 @@ class Quantize(Pass):
                 evened(model, solution.factors)
                 outcome.rewritten["evened activation"] = len(solution.factors)
             outcome.rewritten.update(lower(model, solution.plan, solution.numbers))
+            model.meta[META_QUANTIZED] = True
             outcome.modified = True
         return outcome
 
@@ -126,8 +127,3 @@ def _prepare(model: ir.Model) -> None:
     """Raise the opset and find out element types."""
     raise_opset(model)
     InferShapes()(model)
-
-
-def _digest(model: ir.Model) -> str:
-    proto: Any = light_proto(model)
-    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()

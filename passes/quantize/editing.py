@@ -92,7 +92,7 @@ class Editor:
 
     def constant(self, array: np.ndarray[Any, Any], name: str) -> ir.Value:
         """An initializer; one that is there already where an equal one was asked for."""
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:
             tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape))
             value = ir.Value(name=self._context.unique_name(name), const_value=tensor)

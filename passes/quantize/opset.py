@@ -8,10 +8,13 @@ import onnx_ir as ir
 
 from onnxopt.errors import OnnxoptError
 
-__all__ = ["PER_CHANNEL_OPSET", "raise_opset"]
+__all__ = ["PER_CHANNEL_OPSET", "OpsetError", "raise_opset"]
 
 #: From here on DequantizeLinear takes a scale for each channel.
 PER_CHANNEL_OPSET = 13
+#: From here on also one for each block, and types of 4 and 16 bits.
+_BLOCKS_OPSET = 21
+_NEEDED = ("8-bit weights with a scale for each channel", "types of 4 and 16 bits")
 
 
 class OpsetError(OnnxoptError):
@@ -41,6 +44,6 @@ def raise_opset(model: ir.Model, least: int = PER_CHANNEL_OPSET) -> bool:
     if model.opset_imports.get("", 0) < least:
         raise OpsetError(
             f"the model of opset {model.opset_imports.get('', 0)} cannot be converted to {least}, "
-            "which 8-bit weights with a scale for each channel need"
+            f"which {_NEEDED[least >= _BLOCKS_OPSET]} need"
         )
     return True

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from onnxopt.calibration import Histogram as Seen
 from onnxopt.calibration import HistogramObserver, Observations
-from onnxopt.findings import Findings, Histogram, Layer, Region, Search, Tried
+from onnxopt.findings import Findings, Histogram, Layer, Region, Search
 from onnxopt.noise import LayerNoise
 from onnxopt.regions import Product
-from onnxopt.search import Finding, Point
+from onnxopt.search import Finding
 from onnxopt.workbench import Workbench
 
+from ..shared.search_findings import budget_text, tried_plans
 from .observing import RangeChoice
 from .plan import Mode, Plan
 
@@ -53,7 +53,6 @@ def tell(
         observations: What calibration saw.
         choice: How ranges were chosen.
     """
-    whole = _untouched_seconds(finding)
     return Findings(
         layers=[
             *(_layer(finding, product) for product in found),
@@ -61,10 +60,10 @@ def tell(
         ],
         histograms=list(_histograms(noise, observations, choice)),
         search=Search(
-            tried=[_tried(point, finding, whole) for point in finding.curve],
+            tried=list(tried_plans(finding)),
             regions=[_region(finding, product) for product in found],
             goal=bench.goal,
-            budget=_budget(bench),
+            budget=budget_text(bench),
         ),
     )
 
@@ -152,64 +151,3 @@ def _reason(finding: Finding, product: Product) -> str:
         smoothed = product.key in Plan.of(finding.choices).smoothed
         return f"faster in 8 bits{' with an even input' if smoothed else ''}, within the budget"
     return finding.left.get(product.key, finding.reason)
-
-
-def _saved(point: Point, finding: Finding) -> float:
-    """Seconds that the plan's regions save, each by itself."""
-    return sum(finding.gain.get(choice, 0.0) for choice in point.choices.items())
-
-
-def _untouched_seconds(finding: Finding) -> float:
-    """Time of a run of the untouched model, as the plans that were timed tell; else its regions'.
-
-    A plan that saves g of t seconds is t / (t - g) times as fast.
-    """
-    told = [
-        _saved(point, finding) * point.speed.median / (point.speed.median - 1)
-        for point in finding.curve
-        if point.speed is not None and point.speed.median > 1 and _saved(point, finding) > 0
-    ]
-    if told:
-        return statistics.median(told)
-    return sum(seconds for (_, kind), seconds in finding.seconds.items() if not kind)
-
-
-def _expected(point: Point, finding: Finding, whole: float) -> float | None:
-    """How many times faster a plan that was not timed should be."""
-    saved = _saved(point, finding)
-    return whole / (whole - saved) if 0 <= saved < 0.9 * whole else None
-
-
-def _tried(point: Point, finding: Finding, whole: float) -> Tried:
-    counts: dict[str, int] = {}
-    for kind in point.choices.values():
-        counts[kind] = counts.get(kind, 0) + 1
-    label = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "all float"
-    return Tried(
-        label,
-        speed=_expected(point, finding, whole) if point.speed is None else point.speed.median,
-        speed_low=None if point.speed is None else point.speed.low,
-        speed_high=None if point.speed is None else point.speed.high,
-        measured=point.speed is not None,
-        sqnr_db=point.sqnr_db,
-        agreement=point.agreement,
-        score=point.score,
-        within_budget=not point.objection,
-        chosen=point.speed is not None and dict(point.choices) == finding.choices,
-        treatments=point.choices,
-        reason=point.objection,
-    )
-
-
-def _budget(bench: Workbench) -> str:
-    budget = bench.budget
-    parts = []
-    if budget.min_sqnr is not None:
-        parts.append(f"at least {budget.min_sqnr:g} dB")
-    if budget.min_agreement is not None:
-        parts.append(f"{budget.min_agreement:.1%} of decisions the same")
-    if budget.min_cosine is not None:
-        parts.append(f"a cosine of at least {budget.min_cosine:g}")
-    if budget.evaluate is not None:
-        parts.append(f"an evaluation at most {budget.max_drop:g} lower")
-    return ", ".join(parts)

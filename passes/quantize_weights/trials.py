@@ -1,0 +1,131 @@
+"""Models with some stored weights narrowed, as files that the runtime can load."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx_ir as ir
+from onnxopt.passes.infer_shapes import InferShapes
+
+from onnxopt.model import load, save
+from onnxopt.runtime.messages import Kernel
+
+from .lowering import lower_weights
+from .narrowing import Form, Narrow, stored_bytes
+from .stores import Store, stores
+
+__all__ = ["Trials"]
+
+
+class Trials:
+    """What the search builds and measures; its regions are stores, its treatments forms.
+
+    Args:
+        model: The float model. It is left as it is; its weights are written once.
+        found: Its stores.
+        weights: Narrowed weights, by key and form.
+        block: Inputs in a block, for 4 bits.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        found: Sequence[Store],
+        weights: Mapping[tuple[str, Form], Narrow],
+        block: int,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="onnxopt-weights-")
+        self._path = pathlib.Path(self._folder.name)
+        self._count = itertools.count()
+        save(model, self._path / "base.onnx", "always")
+        self._base = load(self._path / "base.onnx")
+        InferShapes()(self._base)
+        self._weights, self._block = weights, block
+        self._stores = {store.key: store for store in found}
+        self._owners = {
+            name: store.key
+            for store in found
+            for node in store.readers
+            for name in (node.name, *(value.name for value in node.outputs))
+            if name
+        }
+
+    def __enter__(self) -> Trials:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def regions(self) -> Sequence[str]:
+        """The keys of the stores."""
+        return list(self._stores)
+
+    def treatments(self, region: str) -> Sequence[str]:
+        """The forms that a store can have."""
+        return [form.value for key, form in self._weights if key == region]
+
+    def bytes_saved(self, region: str, treatment: str) -> int:
+        """Bytes that the file gets smaller by."""
+        store = self._stores[region]
+        narrow = self._weights[region, Form(treatment)]
+        outputs = narrow.numbers.shape[1]
+        return 4 * store.size - stored_bytes(store.size, outputs, Form(treatment), self._block)
+
+    def size(self, choices: Mapping[str, str]) -> int:
+        """Bytes of the model with these forms, weights included."""
+        model = self._built(choices)
+        outside = [
+            value.const_value
+            for graph in model.graphs()
+            for value in graph.initializers.values()
+            if isinstance(value.const_value, ir.ExternalTensor)
+        ]
+        with self._saved(model) as path:
+            return path.stat().st_size + sum(tensor.nbytes for tensor in outside)
+
+    def borders(self) -> Sequence[tuple[str, str, int]]:
+        """None: all that goes from one product to another is float."""
+        return []
+
+    def crosses(self, first: str | None, second: str | None) -> bool:
+        """Nothing is converted between regions."""
+        del first, second
+        return False
+
+    def owner(self, kernel: str) -> str | None:
+        """The store that a kernel reads, by the longest name of a reader that it begins with."""
+        for end in range(len(kernel), 0, -1):
+            if kernel[:end] in self._owners:
+                return self._owners[kernel[:end]]
+        return None
+
+    def misplaced(self, kernels: Sequence[Kernel], choices: Mapping[str, str]) -> Sequence[str]:
+        """None: what is not fused is slower, and the times tell."""
+        del kernels, choices
+        return []
+
+    @contextlib.contextmanager
+    def build(self, choices: Mapping[str, str]) -> Iterator[pathlib.Path]:
+        """A model with some stores narrowed, as a file that is there while the context lasts."""
+        with self._saved(self._built(choices)) as path:
+            yield path
+
+    def _built(self, choices: Mapping[str, str]) -> ir.Model:
+        model = self._base.clone()
+        found = [each for each in stores(model, 0, frozenset()) if isinstance(each, Store)]
+        forms = {key: Form(form) for key, form in choices.items()}
+        lower_weights(model, found, forms, self._weights)
+        return model
+
+    @contextlib.contextmanager
+    def _saved(self, model: ir.Model) -> Iterator[pathlib.Path]:
+        path = self._path / f"trial{next(self._count)}.onnx"
+        ir.save(model, path)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
