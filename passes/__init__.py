@@ -22,6 +22,7 @@ _LOCATIONS = {
     "fold-constants": "fold_constants:FoldConstants",
     "fold-shapes": "fold_shapes:FoldShapes",
     "resolve-control-flow": "resolve_control_flow:ResolveControlFlow",
+    "simplify-loops": "simplify_loops:SimplifyLoops",
     "eliminate-identities": "eliminate_identities:EliminateIdentities",
     "eliminate-no-ops": "eliminate_no_ops:EliminateNoOps",
     "eliminate-common-subexpressions": (
@@ -79,8 +80,8 @@ PASSES: Mapping[str, type[ir.passes.PassBase]] = _LazyTable()
 #: ``exact`` is what `optimize` runs by default, round after round until nothing changes any more:
 #: what makes the graph smaller first, then what needs shapes, then fusions, then what they leave.
 _EXACT = """
-inline-functions lift-constants resolve-control-flow eliminate-identities fold-constants
-infer-shapes fold-shapes eliminate-no-ops eliminate-dead-code
+inline-functions lift-constants resolve-control-flow simplify-loops eliminate-identities
+fold-constants infer-shapes fold-shapes eliminate-no-ops eliminate-dead-code
 simplify-casts merge-reshapes merge-slices merge-concats simplify-transposes push-transposes
 deduplicate-initializers eliminate-common-subexpressions
 simplify-clips fuse-activations fuse-gelu fuse-layer-norm fuse-softmax

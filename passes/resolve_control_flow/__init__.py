@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
+from onnxopt.passes.shared.handing_over import hand_over, require_tensors
 
 from onnxopt.analysis.ranks import Ranks
 from onnxopt.analysis.symbolic import SymbolicFacts
@@ -30,7 +31,7 @@ from onnxopt.pass_contract import Outcome, Pass
 from onnxopt.rewriting import Context, Refuse, Rewriter, RewriteRule, rewrite
 from onnxopt.traversal import nodes_by_operator
 
-from .inlining import Inliner, hand_over, require_movable, require_tensors
+from .inlining import Inliner, require_movable
 
 __all__ = ["ResolveControlFlow"]
 

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
+from onnxopt.passes.shared.handing_over import require_tensors
 
-from onnxopt.rewriting import Context, Refuse, Rewriter, can_replace
+from onnxopt.rewriting import Context, Refuse, Rewriter
 from onnxopt.traversal import bodies
 
-__all__ = ["Inliner", "hand_over", "require_movable", "require_tensors"]
+__all__ = ["Inliner", "require_movable"]
 
 
 class Inliner:
@@ -78,28 +79,6 @@ class Inliner:
     def _free_name(self, name: str | None, context: Context) -> str | None:
         assert self._names is not None
         return name if not name or self._names[name] == 1 else context.unique_name(name)
-
-
-def hand_over(old: ir.Value, new: ir.Value, rewriter: Rewriter) -> None:
-    """Let a value stand for an output of the control-flow node."""
-    if not old.is_graph_output() and not old.uses():
-        return
-    if new.type is None:
-        new.type = old.type
-    if not can_replace(old, new):
-        new = rewriter.op("Identity", [new], like=old)
-    rewriter.replace(old, new)
-
-
-def require_tensors(node: ir.Node) -> None:
-    """Refuse outputs of the graph that need a copy by Identity, which takes tensors in every opset.
-
-    Raises:
-        Refuse: With the reason.
-    """
-    for output in node.outputs:
-        if output.is_graph_output() and not isinstance(output.type, ir.TensorType):
-            raise Refuse("an output of the graph is not known to be a tensor")
 
 
 def require_movable(node: ir.Node, body: ir.Graph, first: int) -> None:
