@@ -7,6 +7,7 @@ import math
 from onnxopt.runtime.statistics import Latency, Ratio
 
 __all__ = [
+    "NO_SIGNAL",
     "bytes_text",
     "count_text",
     "decibels_text",
@@ -15,6 +16,9 @@ __all__ = [
     "ratio_text",
     "seconds_text",
 ]
+
+#: What stands for minus infinity in JSON: decibels where no signal is left.
+NO_SIGNAL = -999.0
 
 
 def bytes_text(count: int) -> str:
@@ -62,9 +66,14 @@ def percent_text(before: float, after: float) -> str:
     return "about the same" if float(change) == 0 else f"{change} %"
 
 
-def decibels_text(decibels: float) -> str:
-    """A signal to noise ratio: ``132 dB``, or ``equal`` where there is no noise."""
-    return "equal" if decibels == math.inf else f"{decibels:.0f} dB"
+def decibels_text(decibels: float | None) -> str:
+    """A signal to noise ratio: ``132 dB``, ``equal`` without noise, or ``none`` without a signal.
+
+    In a report, null stands for no noise, and `NO_SIGNAL` for no signal.
+    """
+    if decibels is None or decibels == math.inf:
+        return "equal"
+    return "none" if decibels <= NO_SIGNAL else f"{decibels:.0f} dB"
 
 
 def _unit_of_time(seconds: float) -> tuple[float, str]:

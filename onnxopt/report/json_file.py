@@ -11,12 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxopt.errors import ModelError
+from onnxopt.report.formats import NO_SIGNAL
 
 __all__ = ["check_writable", "json_text", "write_json", "write_text"]
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    """A document as indented JSON; NaN and infinities, which JSON does not have, become null."""
+    """A document as indented JSON.
+
+    NaN and infinities, which JSON does not have, become null; but decibels of minus infinity, where
+    no signal is left, become `NO_SIGNAL`, so that they differ from those of equal outputs.
+    """
     return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False)
 
 
@@ -65,13 +70,18 @@ def write_text(path: pathlib.Path, text: str) -> None:
         raise ModelError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: Any, is_decibels: bool = False) -> Any:
     if isinstance(value, float):
+        if is_decibels and value == -math.inf:
+            return NO_SIGNAL
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {
+            key: _finite(item, is_decibels or str(key).endswith("_db"))
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_finite(item, is_decibels) for item in value]
     return value
 
 

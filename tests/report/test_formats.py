@@ -64,4 +64,6 @@ def test_percent(before: float, after: float, text: str) -> None:
 
 def test_decibels() -> None:
     assert formats.decibels_text(math.inf) == "equal"
+    assert formats.decibels_text(None) == "equal"
+    assert formats.decibels_text(-math.inf) == formats.decibels_text(formats.NO_SIGNAL) == "none"
     assert formats.decibels_text(116.4) == "116 dB"

@@ -5,12 +5,21 @@ import pathlib
 import pytest
 
 from onnxopt.errors import ModelError
+from onnxopt.report.formats import NO_SIGNAL
 from onnxopt.report.json_file import check_writable, json_text, write_json
 
 
 def test_what_json_does_not_have_becomes_null() -> None:
     document = {"a": float("inf"), "b": [float("nan"), 1.5], "c": {"d": -float("inf")}}
     assert json.loads(json_text(document)) == {"a": None, "b": [None, 1.5], "c": {"d": None}}
+
+
+def test_decibels_of_no_signal_differ_from_those_of_no_noise() -> None:
+    document = {"snr_db": -float("inf"), "sqnr_db": {"y": -float("inf"), "z": float("inf")}}
+    assert json.loads(json_text(document)) == {
+        "snr_db": NO_SIGNAL,
+        "sqnr_db": {"y": NO_SIGNAL, "z": None},
+    }
 
 
 def test_file_has_the_usual_permissions(tmp_path: pathlib.Path) -> None:

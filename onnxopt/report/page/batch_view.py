@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxopt.report.formats import bytes_text, percent_text, ratio_text, seconds_text
+from onnxopt.report.formats import bytes_text, decibels_text, percent_text, ratio_text, seconds_text
 from onnxopt.report.page.circumstances import circumstances
-from onnxopt.report.page.run_view import decibels
 from onnxopt.report.page.tables import Cell, Column, Table, cell
 from onnxopt.report.page.views import ReportView, short_name
 from onnxopt.runtime.statistics import Ratio
@@ -86,7 +85,9 @@ def _speed(row: _Facts) -> Cell:
 
 
 def _noise(row: _Facts) -> Cell:
-    return Cell("") if row["sqnr_db"] is None else Cell(decibels(row["sqnr_db"]), row["sqnr_db"])
+    return (
+        Cell("") if row["sqnr_db"] is None else Cell(decibels_text(row["sqnr_db"]), row["sqnr_db"])
+    )
 
 
 def _bytes(value: float) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onnxopt.report.formats import decibels_text
 from onnxopt.report.page.circumstances import circumstances
 from onnxopt.report.page.layer_table import noise_cell
 from onnxopt.report.page.reasons import add_reasons
-from onnxopt.report.page.run_view import decibels
 from onnxopt.report.page.tables import Cell, Column, Table, cell
 from onnxopt.report.page.views import ReportView, short_name
 
@@ -40,7 +40,9 @@ def check_view(document: _Facts, prefix: str, room: int) -> ReportView:
         ("outputs", "agree" if agree else "differ", f"on {feeds}", "good" if agree else "bad"),
     ]
     if document["differences"]:
-        page.cards.append(("noise", decibels(worst), "signal to noise of the worst output", ""))
+        page.cards.append(
+            ("noise", decibels_text(worst), "signal to noise of the worst output", "")
+        )
     page.add(
         "differences",
         "Outputs",
@@ -102,7 +104,7 @@ def _table(document: _Facts, name: str) -> Table:
             ),
             (
                 Column("S/N", True),
-                lambda each: Cell(decibels(each["snr_db"]), each["snr_db"] or 1e9),
+                lambda each: Cell(decibels_text(each["snr_db"]), each["snr_db"] or 1e9),
             ),
             (Column("cosine", True), lambda each: cell(each["cosine"], "{:.6f}".format)),
             (

@@ -6,9 +6,15 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxopt.report.formats import bytes_text, latency_text, percent_text, ratio_text, seconds_text
+from onnxopt.report.formats import (
+    bytes_text,
+    decibels_text,
+    latency_text,
+    percent_text,
+    ratio_text,
+    seconds_text,
+)
 from onnxopt.report.page.layer_table import compared_layers
-from onnxopt.report.page.run_view import decibels
 from onnxopt.report.page.tables import Table
 from onnxopt.runtime.statistics import Latency, Ratio
 
@@ -88,7 +94,7 @@ def _overlap(one: Ratio, other: Ratio) -> str:
 
 
 def _noise(fidelity: _Facts | None) -> str:
-    return "exact passes only" if fidelity is None else decibels(fidelity["sqnr_db"])
+    return "exact passes only" if fidelity is None else decibels_text(fidelity["sqnr_db"])
 
 
 def _decisions(fidelity: _Facts | None) -> str:

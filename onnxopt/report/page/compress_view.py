@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxopt.report.formats import bytes_text, percent_text, ratio_text, seconds_text
+from onnxopt.report.formats import bytes_text, decibels_text, percent_text, ratio_text, seconds_text
 from onnxopt.report.page.circumstances import circumstances
 from onnxopt.report.page.distill_view import history_curves
 from onnxopt.report.page.layer_table import noise_cell
 from onnxopt.report.page.run_charts import curve_charts, stage_chart, tradeoff_chart
-from onnxopt.report.page.run_view import decibels
 from onnxopt.report.page.tables import Cell, Column, Table, cell
 from onnxopt.report.page.views import ReportView, short_name
 from onnxopt.runtime.statistics import Ratio
@@ -110,7 +109,7 @@ def _lead(document: _Facts, chosen: _Facts | None) -> Iterator[str]:
 
 
 def _cost(chosen: _Facts) -> str:
-    text = f"{decibels(chosen['sqnr_db'])} signal to noise"
+    text = f"{decibels_text(chosen['sqnr_db'])} signal to noise"
     if "agreement" in chosen:
         text += f", {chosen['agreement']:.1%} of decisions the same"
     return text
@@ -130,10 +129,10 @@ def _cards(document: _Facts, chosen: _Facts | None) -> Iterator[tuple[str, str, 
     times = document["latency_before"], chosen["latency_seconds"]
     yield "latency", seconds_text(times[1]), f"before: {seconds_text(times[0])}", state
     if "agreement" in chosen:
-        remark = f"of decisions the same; {decibels(chosen['sqnr_db'])} signal to noise"
+        remark = f"of decisions the same; {decibels_text(chosen['sqnr_db'])} signal to noise"
         yield "answers", f"{chosen['agreement']:.1%}", remark, "good"
     else:
-        yield "answers", decibels(chosen["sqnr_db"]), "signal to noise", "good"
+        yield "answers", decibels_text(chosen["sqnr_db"]), "signal to noise", "good"
 
 
 def _table(name: str, stages: Sequence[_Facts]) -> Table:

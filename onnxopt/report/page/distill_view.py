@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxopt.report.formats import bytes_text, percent_text, seconds_text
+from onnxopt.report.formats import bytes_text, decibels_text, percent_text, seconds_text
 from onnxopt.report.page.circumstances import circumstances
 from onnxopt.report.page.run_charts import curve_charts
-from onnxopt.report.page.run_view import decibels
 from onnxopt.report.page.tables import Cell, Column, Table
 from onnxopt.report.page.views import ReportView, short_name
 
@@ -68,8 +67,8 @@ def _rows(before: _Facts, after: _Facts) -> Iterator[tuple[str, str, str, float,
         infinite = 1e9
         yield (
             f"signal to noise against the teacher ({name})",
-            decibels(known),
-            decibels(level),
+            decibels_text(known),
+            decibels_text(level),
             infinite if known is None else known,
             infinite if level is None else level,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import altair as alt
 
+from onnxopt.report.formats import NO_SIGNAL
 from onnxopt.report.page.figures import (
     Figure,
     figure,
@@ -97,7 +98,7 @@ def layer_rows(layers: Sequence[_Facts]) -> tuple[list[dict[str, Any]], str]:
             "layer": each["name"],
             "operator": each.get("operator", ""),
         }
-        if each.get("sqnr_db") is not None:
+        if each.get("sqnr_db") is not None and each["sqnr_db"] > NO_SIGNAL:
             row["noise"] = _short(each["sqnr_db"])
             row["precision"] = each.get("precision", "unknown")
         if each.get("weight_bytes"):

@@ -6,7 +6,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onnxopt.report.formats import bytes_text, count_text, percent_text, seconds_text
+from onnxopt.report.formats import (
+    NO_SIGNAL,
+    bytes_text,
+    count_text,
+    percent_text,
+    seconds_text,
+)
 from onnxopt.report.page.tables import Cell, Column, Table, cell
 
 __all__ = ["compared_layers", "layer_table", "noise_cell"]
@@ -112,11 +118,13 @@ def compared_layers(
 
 
 def noise_cell(each: _Facts) -> Cell:
-    """Signal to noise; null is no noise at all."""
+    """Signal to noise in dB; null is no noise at all."""
     if "sqnr_db" not in each:
         return Cell("")
     if each["sqnr_db"] is None:
         return Cell("equal", 1e9)
+    if each["sqnr_db"] <= NO_SIGNAL:
+        return Cell("none", NO_SIGNAL)
     return Cell(f"{each['sqnr_db']:.1f}", each["sqnr_db"])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 
+from onnxopt.report.formats import NO_SIGNAL
 from onnxopt.report.page.figures import (
     BEFORE_AFTER,
     Figure,
@@ -110,7 +111,7 @@ _ACCURACY = (
     ("sqnr_db", "signal to noise of the worst output (dB)", 1.0),
     ("agreement", "equal decisions (%)", 100.0),
 )
-#: Where a candidate without noise is drawn.
+#: Where a candidate without noise is drawn; one without a signal is at 0.
 _NO_NOISE_DB = 140.0
 
 
@@ -129,6 +130,8 @@ def tradeoff_chart(name: str, tried: Sequence[_Facts]) -> Figure | None:
         if field not in each:
             continue
         value = _NO_NOISE_DB if each[field] is None else each[field] * factor
+        if value <= NO_SIGNAL:
+            value = 0.0
         rows.append(
             {
                 "index": index,
