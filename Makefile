@@ -27,8 +27,9 @@ lint: $(READY_DEV) ## Style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY_DEV) ## Side by side with peers; see docs/benchmarks.md
-	$(BIN)/python -m benchmarks.run
+bench: $(READY_DEV) ## Side by side with peers; see docs/benchmarks.md. DATA=folder of samples
+	$(BIN)/python -m pip install --quiet --no-deps -r benchmarks/zoo-requirements.txt
+	$(BIN)/python -m benchmarks.run $(DATA) $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info

@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("what", choices=("cost", "pace", "fidelity", "page", "one"))
-    parser.add_argument("--method", choices=tuple(_COUNTS), help="measure only this")
+    parser.add_argument("--method", "--tools", choices=tuple(_COUNTS), help="measure only this")
     parser.add_argument("--samples", type=int, help="of one measurement")
     chosen = parser.parse_args(arguments)
     if chosen.what == "one":

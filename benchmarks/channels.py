@@ -6,10 +6,11 @@ Usage::
     python -m benchmarks.channels exact          # beside dropping constants, and beside onnxsim
     python -m benchmarks.channels gain           # half of the channels of two networks
     python -m benchmarks.channels widths         # what odd widths cost
-    python -m benchmarks.channels oneshot --data photos.npz
+    python -m benchmarks.channels oneshot --data DATA
 
 ``oneshot`` prunes real models without training, by 10, 20 and 30 % of the MACs. It needs samples:
-an .npz file with arrays by input name, for the model that is named.
+the folder that `benchmarks.quantization_data` reads, or an .npz file with arrays by input name, for
+the model that is named. What is in the results already is not measured again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 import onnx
 
 from benchmarks.peers import peer_python
+from benchmarks.quantization_data import feeds as zoo_feeds
 from benchmarks.results import Results
 from benchmarks.zoo import model_path
 from onnxopt.accuracy import Budget, fidelity
@@ -47,6 +49,8 @@ Feed = dict[str, Any]
 
 _RACE_SECONDS = 20.0
 _AMOUNTS = (0.1, 0.2, 0.3)
+#: Of a folder of data; every fourth is kept back.
+_SAMPLES = range(64)
 #: Ours, without what is measured on data, and with magnitudes alone.
 _WAYS = {
     "onnxopt": "",
@@ -65,9 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("suite", choices=("exact", "gain", "widths", "oneshot"))
     parser.add_argument("--model", default="lite0-folded", help="of the zoo, for oneshot")
     parser.add_argument("--data", type=pathlib.Path, help="samples, for oneshot")
+    parser.add_argument("--fresh", action="store_true", help="measure all of the suite again")
     chosen = parser.parse_args(arguments)
     suite = "oneshot-" + chosen.model if chosen.suite == "oneshot" else chosen.suite
-    results = Results(f"channels-{suite}")
+    results = Results(f"channels-{suite}", fresh=chosen.fresh)
     match chosen.suite:
         case "exact":
             _exact(results)
@@ -141,6 +146,8 @@ def _exact(results: Results) -> None:
         ("gated", Gated),
         ("transformer", Transformer),
     ):
+        if f"exact/{name}" in results:
+            continue
         torch.manual_seed(0)
         net = prepared(make())
         prune_half(net)
@@ -228,6 +235,8 @@ def _gain(results: Results) -> None:
     from benchmarks.channel_nets import MobileNet, ResNet50, export, prepared, prune_half
 
     for name, make in (("resnet50-like", ResNet50), ("mobilenet-like", MobileNet)):
+        if f"gain/{name}" in results:
+            continue
         torch.manual_seed(0)
         net = prepared(make())
         prune_half(net)
@@ -270,6 +279,8 @@ def _widths(results: Results) -> None:
     rng = np.random.default_rng(0)
     feed = {"x": rng.standard_normal((1, 64, 28, 28), np.float32)}
     for kind in ("1x1", "3x3", "depthwise"):
+        if f"widths/{kind}" in results:
+            continue
         with tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder:
             paths = []
             for width in range(64, 47, -1):
@@ -311,7 +322,7 @@ def _chain(kind: str, width: int, rng: np.random.Generator) -> onnx.ModelProto:
 
 def _oneshot(results: Results, name: str, data: pathlib.Path) -> None:
     path = model_path(name)
-    feeds = _feeds(path, data)
+    feeds = list(zoo_feeds(name, data, _SAMPLES)) if data.is_dir() else _feeds(path, data)
     calibration, held_out = split(lambda: feeds)
     names = [value.name or "" for value in load(path).graph.outputs]
     with Worker() as worker, tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder:
@@ -320,6 +331,8 @@ def _oneshot(results: Results, name: str, data: pathlib.Path) -> None:
         target = pathlib.Path(folder) / "pruned.onnx"
         for way, options in _WAYS.items():
             for amount in _AMOUNTS:
+                if f"oneshot/{name}/{amount}/{way}" in results:
+                    continue
                 model = load(path)
                 start = time.perf_counter()
                 text = f"exact,prune-channels{{amount={amount}{',' if options else ''}{options}}}"
@@ -329,6 +342,8 @@ def _oneshot(results: Results, name: str, data: pathlib.Path) -> None:
                 row = _compared(worker, path, target, expected, held_out, names)
                 _tell(results, f"oneshot/{name}/{amount}/{way}", {**row, "seconds": seconds})
         for amount in _AMOUNTS:
+            if f"oneshot/{name}/{amount}/onnxsim" in results:
+                continue
             # Its sparsity is that of single layers: cost falls with inputs and outputs.
             command = [peer_python(), "-c", _ONNXSIM, str(path), str(target), str(amount)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)

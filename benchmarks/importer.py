@@ -32,11 +32,12 @@ from benchmarks.peers import peer_python
 from benchmarks.results import Results
 from benchmarks.zoo import REGISTRY, example_feeds, model_path
 
-__all__ = ["main"]
+__all__ = ["main", "table"]
 
 _HERE = pathlib.Path(__file__).parent
 _ENVIRONMENT = _HERE / ".importer-peers"
 _PEERS = ("onnx2torch", "onnx2pytorch")
+_TOOLS = ("onnxopt", *_PEERS)
 _MODELS = (*(name for name, model in REGISTRY.items() if model.packages), "fashion_mnist")
 _FASHION_MNIST = _HERE.parent / "models" / "fashion_mnist"
 _LIMIT_SECONDS = 600
@@ -46,17 +47,18 @@ _BATCHES = (2, 3)
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--models", nargs="+", default=_MODELS, choices=_MODELS)
+    parser.add_argument("--tools", nargs="+", default=_TOOLS, choices=_TOOLS)
     parser.add_argument("--fresh", action="store_true", help="measure chosen rows again")
     parser.add_argument("--page", action="store_true", help="write the tables and measure nothing")
     chosen = parser.parse_args(arguments)
     results = Results("importer")
     if not chosen.page:
         for name in chosen.models:
-            for tool in ("onnxopt", *_PEERS):
+            for tool in chosen.tools:
                 _measure(results, f"{name}/{tool}", chosen.fresh, _import_row(name, tool))
-        for name in PAIRS:
+        for name in PAIRS if chosen.tools == _TOOLS else ():
             _measure(results, f"{name}/training", chosen.fresh, _training_row(name))
-    print(_page(results))
+    print(table(results))
 
 
 def _measure(
@@ -216,7 +218,7 @@ def _training_row(name: str) -> Callable[[], dict[str, Any]]:
     return measure
 
 
-def _page(results: Results) -> str:
+def table(results: Results) -> str:
     lines = [
         "| model | tool | error, batch 2, 3 | trainable | with gradient | zero steps | one step |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks import quantization
 from benchmarks.peers import TOOLS
 from benchmarks.results import FOLDER, Results
 from benchmarks.simplification import REAL_MODELS, SCALING_MODELS
@@ -21,8 +22,9 @@ def write(results: Results) -> None:
     parts = [
         "# Benchmarks",
         "",
-        "Made by `make bench` (`python -m benchmarks.run`) from `benchmarks/results/`; all of it "
-        "was measured on one machine, unless a remark at the end says otherwise.",
+        "Made by `make bench DATA=samples/` (`python -m benchmarks.run`) from "
+        "`benchmarks/results/`, which says where and, from now on, on which day each row was "
+        "measured. What fails or is worse is in the tables too.",
         "A speed is the median of paired, interleaved rounds of the original and the result, one "
         "thread, with the 95 % interval of the median: above 1 the result is faster.",
         "",
@@ -48,9 +50,113 @@ def write(results: Results) -> None:
         "",
         _table(SCALING_MODELS, results, _cost_and_outcome, "original"),
         "",
+        "![Speed of the results](plots/simplification-speed.svg)",
+        "",
+        *_quantization(),
+        *_channels(),
+        *_training(),
+        "## Other pages",
+        "",
+        *_other_pages(),
+        "",
         *_remarks(results),
     ]
     _PAGE.write_text("\n".join(parts))
+
+
+def _quantization() -> list[str]:
+    results = Results("quantization")
+    if not results:
+        return []
+    return [
+        "## Quantization",
+        "",
+        "Calibrated on 32 inputs, judged on 32 others (classifiers on 200); "
+        f"{_circumstances(results)}. More in [quantization.md](quantization.md).",
+        "",
+        quantization.table(results),
+        "",
+        "![Speed and fidelity of quantized models](plots/quantization.svg)",
+        "",
+    ]
+
+
+def _channels() -> list[str]:
+    """Channels that are removed exactly, and pruning in one shot."""
+    lines: list[str] = []
+    exact = Results("channels-exact")
+    if exact:
+        lines += [
+            "## Pruned channels",
+            "",
+            "Largest error over the largest magnitude, when half of the channels are masked; "
+            f"{_circumstances(exact)}. More in [channels.md](channels.md).",
+            "",
+            "| network | channels removed | onnxopt | constants dropped | onnxsim |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for key, row in sorted(exact.items()):
+            cells = [_error(row[tool]) for tool in ("onnxopt", "dropped", "onnxsim")]
+            name = key.partition("/")[2]
+            lines.append(f"| {name} | {row['channels_removed']} | {' | '.join(cells)} |")
+        lines.append("")
+    for path in sorted(FOLDER.glob("channels-oneshot-*.json")):
+        results = Results(path.stem)
+        lines += [
+            f"Pruned in one shot, without training: {path.stem.removeprefix('channels-oneshot-')}; "
+            f"{_circumstances(results)}.",
+            "",
+            "| amount | tool | MACs | fidelity | speed |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for key, row in sorted(results.items()):
+            amount, tool = key.split("/")[-2:]
+            if "failed" in row:
+                lines.append(f"| {amount} | {tool} | fails: {row['failed'][:60]} | | |")
+                continue
+            speed = "" if row.get("speed") is None else f"{row['speed']:.2f}x"
+            macs = "" if row.get("macs") is None else f"{row['macs']:.0%}"
+            level = "exact" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
+            lines.append(f"| {amount} | {tool} | {macs} | {level} | {speed} |")
+        lines.append("")
+    return lines
+
+
+def _training() -> list[str]:
+    results = Results("importer")
+    if not results:
+        return []
+    from benchmarks import importer
+
+    text = f"Into PyTorch and back; {_circumstances(results)}. More in [training.md](training.md)."
+    return ["## Importing for training", "", text, "", importer.table(results), ""]
+
+
+def _other_pages() -> list[str]:
+    found = []
+    for suite, page, words in (
+        ("sparsity", "sparsity", "accuracy at equal sparsity, beside onnxsim"),
+        ("storage", "storage", "size and load time of sparse weights, beside sparse initializers"),
+        ("calibration", "calibration", "cost and truth of ranges, beside onnxruntime.quantization"),
+        ("scaling", "scale", "several workers, many models, many samples"),
+    ):
+        results = Results(suite)
+        if results:
+            found.append(f"- [{page}.md]({page}.md): {words}; {_circumstances(results)}.")
+    if Results("sparsity"):
+        found += ["", "![Accuracy at equal sparsity](plots/sparsity.svg)"]
+    return found
+
+
+def _circumstances(results: Results) -> str:
+    """Where and when rows were measured."""
+    facts = results.environment
+    when = " to ".join(dict.fromkeys((results.dates or [""])[index] for index in (0, -1)))
+    return f"{facts.get('processor')}, {facts.get('cores')} cores" + (f", {when}" if when else "")
+
+
+def _error(value: Any) -> str:
+    return str(value) if isinstance(value, str) else f"{value:.1e}"
 
 
 def _environment() -> str:

@@ -48,7 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("data", type=Path, nargs="?", help="folder with the inputs' sources")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
-    parser.add_argument("--recipes", nargs="+", default=tuple(RECIPES), choices=tuple(RECIPES))
+    parser.add_argument(
+        "--recipes", "--tools", nargs="+", default=tuple(RECIPES), choices=tuple(RECIPES)
+    )
     parser.add_argument("--fresh", action="store_true", help="measure chosen rows again")
     parser.add_argument("--keep", type=Path, help="folder for the models that are made")
     parser.add_argument("--page", action="store_true", help="print the table, measure nothing")

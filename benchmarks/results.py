@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
+import os
 import pathlib
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -26,18 +28,24 @@ class Results(MutableMapping[str, dict[str, Any]]):
     def __init__(self, suite: str, *, fresh: bool = False) -> None:
         self._path = FOLDER / f"{suite}.json"
         self._rows: dict[str, dict[str, Any]] = {}
+        self._dates: dict[str, str] = {}
+        self.environment: dict[str, Any] = {}
         if self._path.exists() and not fresh:
-            self._rows = json.loads(self._path.read_text())["rows"]
+            known = json.loads(self._path.read_text())
+            self._rows, self.environment = known["rows"], known["environment"]
+            self._dates = known.get("dates", {})
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         return self._rows[key]
 
     def __setitem__(self, key: str, row: dict[str, Any]) -> None:
         self._rows[key] = _plain(row)
+        self._dates[key] = datetime.datetime.now(datetime.UTC).date().isoformat()
         self._save()
 
     def __delitem__(self, key: str) -> None:
         del self._rows[key]
+        self._dates.pop(key, None)
         self._save()
 
     def __iter__(self) -> Iterator[str]:
@@ -48,9 +56,17 @@ class Results(MutableMapping[str, dict[str, Any]]):
 
     def _save(self) -> None:
         FOLDER.mkdir(exist_ok=True)
-        document = {"environment": environment(threads=1), "rows": self._rows}
+        self.environment = environment(threads=1)
+        document = {"environment": self.environment, "dates": self._dates, "rows": self._rows}
         text = json.dumps(document, indent=1, sort_keys=True)
-        self._path.write_text(text + "\n")
+        unfinished = self._path.with_suffix(".unfinished")
+        unfinished.write_text(text + "\n")
+        os.replace(unfinished, self._path)
+
+    @property
+    def dates(self) -> list[str]:
+        """The days on which rows were measured, as far as that is known, in order."""
+        return sorted(set(self._dates.values()))
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ original.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import pathlib
 import tempfile
@@ -42,6 +43,20 @@ SCALING_MODELS = ("chain-1000", "chain-5000", "chain-20000", "transformer-1.2gb"
 #: A tool that takes longer on one model is stopped; the slowest known needs five minutes.
 _LIMIT_SECONDS = 400.0
 _RACE_SECONDS = 6.0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    everything = (*REAL_MODELS, *SCALING_MODELS)
+    parser.add_argument("--models", nargs="+", default=everything, metavar="NAME")
+    parser.add_argument("--tools", nargs="+", default=tuple(TOOLS), choices=tuple(TOOLS))
+    parser.add_argument("--fresh", action="store_true", help="measure chosen rows again")
+    chosen = parser.parse_args(arguments)
+    results = Results("simplification")
+    if chosen.fresh:
+        for key in [f"{model}/{tool}" for model in chosen.models for tool in chosen.tools]:
+            results.pop(key, None)
+    run(results, chosen.models, chosen.tools)
 
 
 def run(results: Results, models: Sequence[str], tools: Sequence[str]) -> None:

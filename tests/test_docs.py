@@ -11,6 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks import page, quoted, scaling_page
+from benchmarks.results import Results
+from onnxopt.calibration.pieces import pieces
 from onnxopt.model import from_proto, to_proto
 from onnxopt.pass_contract import Outcome
 from onnxopt.pass_manager import PassManager
@@ -27,8 +30,8 @@ def blocks(page: pathlib.Path, language: str) -> list[str]:
 
 
 def commands() -> Iterator[str]:
-    for page in PAGES:
-        for block in blocks(page, "console"):
+    for source in PAGES:
+        for block in blocks(source, "console"):
             for line in block.splitlines():
                 if line.startswith("$ onnxopt"):
                     yield line.removeprefix("$ ").partition("  #")[0].strip()
@@ -45,6 +48,8 @@ def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
     (tmp_path / "run.json").write_text(json_text(full_document()))
     rows = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
     np.savez(tmp_path / "samples.npz", x=rows)
+    (tmp_path / "models").mkdir()
+    onnx.save(model, tmp_path / "models" / "one.onnx")
     voice = parse(
         """g (float[b, n] input, int64 sr) => (float[b, n] y) {
             r = Cast<to = 1>(sr) a = Identity(input) y = Mul(a, r)
@@ -98,3 +103,52 @@ def test_how_that_page_tells_findings() -> None:
     names = {"node": node, "value": node.outputs[0], "outcome": outcome}
     exec(block, {**names, "counts": (1, 2), "edges": (0.0, 1.0, 2.0), "low": 0.0, "high": 1.5})
     assert outcome.findings.to_dict().keys() == {"layers", "histograms"}
+
+
+def test_what_the_page_on_scale_works_out() -> None:
+    text = (ROOT / "docs" / "scale.md").read_text()
+    names = scaling_page.plan(text)
+    unit = {"seconds": 0.02, "piece_seconds": 0.01, "timing_seconds": 0.005}
+    seconds, batch = names["calibration_seconds"], names["batch_seconds"]
+    assert seconds(1000, unit, 1, start=0) == pytest.approx(20)
+    assert 10 < seconds(1000, unit, 2, start=0) < 12
+    assert seconds(10_000_000, unit, 1e9, start=0) == pytest.approx(0.01 * len(list(pieces(10**7))))
+    assert batch(100, [unit], 1, 1, start=0) == pytest.approx(2)
+    assert batch(100, [unit], 4, 1, start=0) == pytest.approx(1.5 / 4 + 0.5)
+    assert batch(100, [unit], 4, 4, start=0) == pytest.approx(0.5)
+
+
+def test_the_tables_on_scale_are_those_of_the_measurements(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "scale.md").read_text()
+    (tmp_path / "scale.md").write_text(text)
+    monkeypatch.setattr(scaling_page, "_PAGE", tmp_path / "scale.md")
+    scaling_page.write(Results("scaling"))
+    assert (tmp_path / "scale.md").read_text() == text
+
+
+def test_the_figures_in_readme_are_those_of_the_measurements(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "README.md").read_text()
+    (tmp_path / "README.md").write_text(re.sub(r"\d+\.\d\d?x", "0.00x", text))
+    monkeypatch.setattr(quoted, "_README", tmp_path / "README.md")
+    quoted.write()
+    again = (tmp_path / "README.md").read_text()
+    for name in ("simplified", "quantized"):
+        tables = [
+            each.partition(f"<!-- {name} -->")[2].partition("<!--")[0] for each in (text, again)
+        ]
+        assert tables[0] == tables[1]
+        assert tables[0].count("|") > 25
+
+
+def test_the_page_of_benchmarks_is_made_from_the_results(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_PAGE", tmp_path / "benchmarks.md")
+    page.write(Results("simplification"))
+    assert (tmp_path / "benchmarks.md").read_text() == (ROOT / "docs/benchmarks.md").read_text()
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / "docs/benchmarks.md").read_text()):
+        assert (ROOT / "docs" / name).is_file()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from onnxopt.calibration.pieces import pieces
-from onnxopt.calibration.sweep import Seen, Sweep, step_text
+from onnxopt.calibration.sweep import PackedSeen, Seen, Sweep, step_text
 from onnxopt.calibration.watch import TensorWatch
 from onnxopt.data import Portable
 from onnxopt.errors import RuntimeCrashError
@@ -75,7 +75,7 @@ def observed_by_crew(
     on_step(step_text(0, count))
     jobs = _jobs(samples, watches, threads)
     for seen in crew.map(_observe, jobs, model=model):
-        total.merge(seen)
+        total.merge(seen.unpacked())
         on_step(step_text(total.samples, count))
     return total
 
@@ -100,7 +100,7 @@ def _jobs(
 _current = threading.local()
 
 
-def _observe(model: pathlib.Path | bytes | None, piece: _Piece) -> Seen:
+def _observe(model: pathlib.Path | bytes | None, piece: _Piece) -> PackedSeen:
     """Do a job, in a process of the crew; once more where the runtime was killed."""
     assert model is not None
     try:

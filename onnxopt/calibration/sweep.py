@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import pathlib
+import pickle
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from onnxopt.data import Portable
 from onnxopt.errors import CalibrationError, RuntimeCrashError, RuntimeRefusalError
 from onnxopt.runtime.worker import Worker
 
-__all__ = ["Seen", "Sweep", "step_text"]
+__all__ = ["PackedSeen", "Seen", "Sweep", "step_text"]
 
 Feed = Mapping[str, Any]
 
@@ -45,6 +46,19 @@ class Seen:
         self.digest = (self.digest + other.digest) % DIGEST_MODULUS
         for name, watch in self.watches.items():
             _check({name: watch.merge(other.watches[name])}, self.samples)
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedSeen:
+    """What was seen of some samples, as it travels: with the pickle of the watches."""
+
+    samples: int
+    digest: int
+    watches: bytes
+
+    def unpacked(self) -> Seen:
+        """As it can be looked at."""
+        return Seen(self.samples, self.digest, pickle.loads(self.watches))
 
 
 class Sweep:
@@ -110,7 +124,7 @@ class Sweep:
         seen.watches = self._worker.watched(self._info.session)
         return seen
 
-    def one_piece(self, feeds: Iterable[Feed], start: int) -> Seen:
+    def one_piece(self, feeds: Iterable[Feed], start: int) -> PackedSeen:
         """Run the model on the samples of one piece, with watches that have seen nothing.
 
         Args:
@@ -124,7 +138,7 @@ class Sweep:
         """
         self._worker.watch(self._info.session, self._watches)
         samples, digest = self._run(feeds, start, None, lambda step: None)
-        return Seen(samples, digest, self._worker.watched(self._info.session))
+        return PackedSeen(samples, digest, self._worker.watched_packed(self._info.session))
 
     def _run(
         self, feeds: Iterable[Feed], start: int, count: int | None, on_step: Callable[[str], None]

@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import pathlib
+import pickle
 import resource
 import sys
 import tempfile
@@ -123,9 +124,10 @@ class Server:
         objections = {name: each.settle() for name, each in self._watchers[session].items()}
         return {name: text for name, text in objections.items() if text}
 
-    def watched(self, session: int) -> dict[str, Watcher]:
-        """The watchers of a session, with what they know."""
-        return self._watchers[session]
+    def watched(self, session: int, packed: bool) -> dict[str, Watcher] | bytes:
+        """The watchers of a session, with what they know, or the pickle of that."""
+        watchers = self._watchers[session]
+        return pickle.dumps(watchers, pickle.HIGHEST_PROTOCOL) if packed else watchers
 
     def evaluate(self, model: bytes, feed: Mapping[str, Any]) -> list[Any]:
         """Load a small model without optimizing it, run it once and forget it."""

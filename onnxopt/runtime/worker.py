@@ -169,8 +169,13 @@ class Worker:
 
     def watched(self, session: int) -> dict[str, Any]:
         """The watchers of a session, by name, as they are now."""
-        watchers: dict[str, Any] = self._ask("watched", session=session)
+        watchers: dict[str, Any] = self._ask("watched", session=session, packed=False)
         return watchers
+
+    def watched_packed(self, session: int) -> bytes:
+        """The pickle of what `watched` gives, for whoever only hands it on."""
+        packed: bytes = self._ask("watched", session=session, packed=True)
+        return packed
 
     def evaluate(self, model: bytes, feed: Mapping[str, Any], seconds: float = 60.0) -> list[Any]:
         """Compute the outputs of a small model once, without the runtime's optimizations."""

@@ -1,5 +1,6 @@
 """The benchmarks' own machinery, on small things; their figures are not tested."""
 
+import importlib
 import pathlib
 import sys
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import onnx
 import pytest
 
-from benchmarks import page, results
+from benchmarks import page, plots, results
+from benchmarks import run as bench
 from benchmarks.processes import measure
 from benchmarks.zoo import example_feeds
 from benchmarks.zoo_synthetic import build_chain, build_transformer
@@ -19,6 +21,7 @@ def _folders(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     monkeypatch.setattr(page, "FOLDER", tmp_path / "results")
     monkeypatch.setattr(page, "_PAGE", tmp_path / "benchmarks.md")
+    monkeypatch.setattr(plots, "FOLDER", tmp_path / "plots")
 
 
 def row(tool: str, **more: Any) -> dict[str, Any]:
@@ -80,3 +83,85 @@ def test_synthetic_models_run(tmp_path: pathlib.Path) -> None:
     assert run(model, feed)[0].shape[0] == 2
     build_transformer(tmp_path / "transformer.onnx", layers=1, width=16, heads=2, vocabulary=50)
     onnx.checker.check_model(tmp_path / "transformer.onnx")
+
+
+class TestParts:
+    def _chosen(self, *names: str, **options: Any) -> dict[str, list[str] | None]:
+        parts = [part for part in bench.PARTS if not names or part.name in names]
+        given = {"data": None, "models": (), "tools": (), "fresh": False, **options}
+        found = bench.commands(parts, **given)
+        return {part.name: None if line is None else line[1:] for part, line in found}
+
+    def test_all_of_them_with_samples_or_without(self) -> None:
+        without, data = self._chosen(), self._chosen(data=pathlib.Path("samples"))
+        assert without.keys() == data.keys() == {part.name for part in bench.PARTS}
+        assert {name for name, line in without.items() if line is None} == {
+            part.name for part in bench.PARTS if part.needs_data
+        }
+        assert data["quantization"] == ["-m", "benchmarks.quantization", "samples"]
+
+    def test_one_model_or_one_peer(self) -> None:
+        found = self._chosen(data=pathlib.Path("d"), models=["minilm"], tools=["onnxsim"])
+        assert found == {
+            "simplification": [
+                *("-m", "benchmarks.simplification"),
+                *("--models", "minilm", "--tools", "onnxsim"),
+            ]
+        }
+        found = self._chosen(data=pathlib.Path("d"), models=["minilm"], fresh=True)
+        assert found["channels-oneshot-minilm"] == [
+            *("-m", "benchmarks.channels", "oneshot", "--model", "minilm", "--data", "d", "--fresh")
+        ]
+        assert "channels-oneshot-ocr-rec" not in found
+        assert "channels-exact" not in found
+
+    @pytest.mark.parametrize("part", bench.PARTS, ids=lambda part: part.name)
+    def test_what_can_be_chosen_is_what_the_command_takes(self, part: bench.Part) -> None:
+        if part.module == "benchmarks.channels":
+            pytest.importorskip("torch")
+        module = importlib.import_module(part.module)
+        arguments = ["DATA" if each == "DATA" else each for each in part.arguments]
+        arguments += ["--models", *part.models] if part.models else []
+        arguments += ["--tools", *part.tools] if part.tools else []
+        arguments += ["--fresh"] if part.fresh else []
+        with pytest.raises(SystemExit) as ended:
+            module.main([*arguments, "--help"])
+        assert ended.value.code == 0
+
+    def test_a_part_that_fails_stops_no_other(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        parts = (
+            bench.Part("first", "benchmarks.no_such_module", 1),
+            bench.Part("second", "this", 1),
+            bench.Part("third", "this", 1, ("DATA",)),
+        )
+        monkeypatch.setattr(bench, "PARTS", parts)
+        monkeypatch.setattr(bench, "_write_pages", lambda: print("pages", flush=True))
+        with pytest.raises(SystemExit, match="failed: first"):
+            bench.main([])
+        told = capsys.readouterr().out
+        assert "second: done" in told
+        assert "third: left out" in told
+        assert told.endswith("pages\n")
+
+
+def test_plots_of_what_there_is(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("vl_convert")
+    rows = results.Results("quantization")
+    rows["digits/onnxopt"] = {"speed": [2.0, 1.9, 2.1], "sqnr_db": 21.0}
+    rows["digits/ort-dynamic"] = {"failure": "fails"}
+    plots.write()
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["quantization.svg"]
+    text = (tmp_path / "plots" / "quantization.svg").read_text()
+    assert "signal to noise of the worst output (dB)" in text
+
+
+def test_rows_have_a_date_and_survive_a_machine_that_changes() -> None:
+    rows = results.Results("simplification")
+    rows["digits/onnxopt"] = row("onnxopt")
+    again = results.Results("simplification")
+    assert len(again.dates) == 1
+    assert again.environment["processor"]
+    del again["digits/onnxopt"]
+    assert not results.Results("simplification").dates
