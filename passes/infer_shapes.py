@@ -212,7 +212,7 @@ def _merge(value: ir.Value, info: onnx.ValueInfoProto, symbols: Collection[str])
         return changed
     if is_output:
         prove_shape(value, ir.Shape(merged))
-    else:
+    if not is_output or value.shape is None:
         value.shape = ir.Shape(merged)
     return True
 
