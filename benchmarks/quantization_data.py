@@ -23,10 +23,12 @@ _FONTS = Path("/usr/share/fonts/truetype/dejavu")
 _SENTENCE_TOKENS = 128
 
 
-def _photos(folder: Path, which: range, size: int) -> Iterator[NDArray[np.uint8]]:
+def _photos(
+    folder: Path, which: range, size: int, source: str = "photos64"
+) -> Iterator[NDArray[np.uint8]]:
     from PIL import Image
 
-    photos = np.load(folder / "photos64.npz")["x"]
+    photos = np.load(folder / f"{source}.npz")["x"]
     for index in which:
         image = Image.fromarray(photos[index % len(photos)])
         crop = index // len(photos)
@@ -39,10 +41,15 @@ def _photos(folder: Path, which: range, size: int) -> Iterator[NDArray[np.uint8]
         yield np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _lite0(folder: Path, which: range) -> Iterator[Feeds]:
-    for photo in _photos(folder, which, 224):
+def _lite0(folder: Path, which: range, source: str = "photos64") -> Iterator[Feeds]:
+    for photo in _photos(folder, which, 224, source):
         scaled = (photo.astype(np.float32) - 127) / 128
         yield {"input": scaled.transpose(2, 0, 1)[None]}
+
+
+def _lite0_imagenet(folder: Path, which: range) -> Iterator[Feeds]:
+    """Photographs of the kind that the classifier was trained for."""
+    yield from _lite0(folder, which, "imagenet20")
 
 
 def _sentences(folder: Path, which: range) -> Iterator[Feeds]:
@@ -156,6 +163,7 @@ def _speech_like(folder: Path, which: range) -> Iterator[Feeds]:
 MODELS: Mapping[str, Callable[[Path, range], Iterator[Feeds]]] = {
     "lite0-folded": _lite0,
     "lite0-bn": _lite0,
+    "lite0-imagenet": _lite0_imagenet,
     "minilm": _sentences,
     "ocr-det": _ocr_det,
     "ocr-rec": _ocr_rec,

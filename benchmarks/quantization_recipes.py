@@ -6,7 +6,8 @@ Usage::
 
 ONNX Runtime's recipes are its best practice: pre-processed as its documentation says, uint8
 activations with int8 weights, a scale for each channel, ``reduce_range`` where the processor has no
-VNNI.
+VNNI. Those that are ``helped`` get the model as our exact passes leave it, and in an opset that has
+scales for each channel: what remains is the difference between the quantizers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import numpy as np
 from onnxopt.runtime.hardware import probe_target
 
 __all__ = ["RECIPES"]
+
+_PER_CHANNEL_OPSET = 13
 
 
 class _Reader:
@@ -42,20 +45,34 @@ def _onnxopt(model: Path, data: Path, target: Path) -> None:
     onnxopt.optimize(model, target, data=data)
 
 
+def _ceiling(model: Path, data: Path, target: Path) -> None:
+    """Whatever is fastest in 8 bits, without a budget: what could be had at most."""
+    import onnxopt
+    from onnxopt.accuracy import Budget
+
+    budget = Budget(min_sqnr=None, min_agreement=None)
+    onnxopt.optimize(model, target, data=data, budget=budget)
+
+
 def _exact(model: Path, data: Path, target: Path) -> None:
     import onnxopt
 
     onnxopt.optimize(model, target, data=data, passes="exact")
 
 
-def _static(method: str) -> Callable[[Path, Path, Path], None]:
+def _static(method: str, *, helped: bool = False) -> Callable[[Path, Path, Path], None]:
+    """ONNX Runtime's static quantization, prepared as it says or, where that fails, by us."""
+
     def quantize(model: Path, data: Path, target: Path) -> None:
         from onnxruntime import quantization as q
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         with tempfile.TemporaryDirectory() as folder:
             prepared = Path(folder) / "prepared.onnx"
-            quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+            if helped:
+                _prepare(model, data, prepared)
+            else:
+                quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
             q.quantize_static(
                 str(prepared),
                 str(target),
@@ -69,6 +86,17 @@ def _static(method: str) -> Callable[[Path, Path, Path], None]:
             )
 
     return quantize
+
+
+def _prepare(model: Path, data: Path, target: Path) -> None:
+    """Our exact passes, and the opset that scales for each channel need."""
+    import onnx
+    from onnx.version_converter import convert_version
+
+    _exact(model, data, target)
+    made = onnx.load(target)
+    if made.opset_import[0].version < _PER_CHANNEL_OPSET:
+        onnx.save(convert_version(made, _PER_CHANNEL_OPSET), target)
 
 
 def _dynamic(model: Path, data: Path, target: Path) -> None:
@@ -85,10 +113,14 @@ def _dynamic(model: Path, data: Path, target: Path) -> None:
 
 RECIPES: Mapping[str, Callable[[Path, Path, Path], None]] = {
     "onnxopt": _onnxopt,
+    "onnxopt-ceiling": _ceiling,
     "onnxopt-exact": _exact,
     "ort-minmax": _static("MinMax"),
     "ort-entropy": _static("Entropy"),
     "ort-percentile": _static("Percentile"),
+    "ort-minmax-helped": _static("MinMax", helped=True),
+    "ort-entropy-helped": _static("Entropy", helped=True),
+    "ort-percentile-helped": _static("Percentile", helped=True),
     "ort-dynamic": _dynamic,
 }
 

@@ -27,7 +27,7 @@ from .plan import Mode, Plan
 from .range_choice import Choice, best_ranges, wholly_quantized
 from .smoothing import divided_inputs, evened, free_factors, smoothing_sites
 from .telling import tell
-from .trials import Trials, Workshop
+from .trials import Trials, Workshop, name_nodes
 
 __all__ = ["Solution", "solve"]
 
@@ -87,12 +87,13 @@ def solve(
     is made for both, and the faster result is taken.
 
     Args:
-        model: The float model, with element types. It is left as it is.
+        model: The float model, with element types. Nodes without a name get one.
         found: Its products that may be quantized.
         allowed: Modes to choose from, the preferred ones first.
         bench: Samples, budget, and a place to run models.
         smooth: Whether channels of activations may be evened out.
     """
+    name_nodes(model)
     with contextlib.ExitStack() as stack:
         grounds = list(_grounds(model, found, allowed, bench, stack, smooth=smooth))
         solutions = [

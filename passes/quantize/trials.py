@@ -19,7 +19,7 @@ from .numbers import Numbers
 from .plan import Mode, Plan, treatment
 from .territory import Territory
 
-__all__ = ["Trials", "Workshop", "modes_for"]
+__all__ = ["Trials", "Workshop", "modes_for", "name_nodes"]
 
 
 #: What products run as in float, wanted or not.
@@ -28,6 +28,17 @@ _FLOAT_KERNELS = frozenset(
 )
 #: About what the nodes and scales weigh that a product gets.
 _NODE_BYTES = 600
+
+
+#: What the name of a product begins with that the runtime computes along with its activation.
+_FUSED = "fused "
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Call nodes without a name after what they give, so that kernels can be told apart."""
+    for node in model.graph:
+        if not node.name and node.outputs:
+            node.name = node.outputs[0].name
 
 
 def modes_for(product: Product, allowed: Sequence[Mode]) -> list[Mode]:
@@ -189,7 +200,7 @@ class Trials:
         names = {
             name: product.key
             for product in self._products.values()
-            for name in (product.node.name, product.key, product.unclamped.name)
+            for name in (product.node.name, *(node.outputs[0].name for node in product.nodes))
             if name
         }
         float_ones = [kernel.node for kernel in kernels if kernel.op_type in _FLOAT_KERNELS]
@@ -218,6 +229,7 @@ def _read_elsewhere(product: Product, treated: Set[ir.Node]) -> bool:
 
 def _longest(kernel: str, names: Mapping[str, str]) -> str | None:
     """What belongs to the longest name that a kernel's name begins with."""
+    kernel = kernel.removeprefix(_FUSED)
     for end in range(len(kernel), 0, -1):
         if kernel[:end] in names:
             return names[kernel[:end]]
