@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +13,9 @@ import onnx_ir as ir
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnxopt.passes.shared.channel_removal.integer_carriers import _added
 
-from onnxopt.model import to_proto
+from onnxopt.model import from_proto, to_proto
 from tests.channels.quantizing import quantized
 from tests.channels.random_nets import nets
 from tests.differential import apply, op_types, parse, run
@@ -129,13 +133,13 @@ def test_bias_in_other_steps() -> None:
     # The runtime takes the integers for multiples of the product of scales, whatever is stated.
     model = hand_made(bias_scale=SR * S2 * 1.5)
     assert removed(model) == 0
-    assert "quantized weights cannot carry what constant channels add" in refused(model)
+    assert "they carry what constant channels add under padding" in refused(model)
 
 
 def test_padding() -> None:
     model = hand_made(pads="1, 1, 1, 1")
     assert removed(model) == 0
-    assert "quantized weights cannot carry what constant channels add" in refused(model)
+    assert "they carry what constant channels add under padding" in refused(model)
     # Constants that are 0 add nothing, at the border as within.
     zero = hand_made(pads="1, 1, 1, 1")
     for tensor in zero.graph.initializer:
@@ -143,6 +147,91 @@ def test_padding() -> None:
             numbers = np.array([10, -700, -1, -30], np.int32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(numbers, "b1"))
     same(zero, 2)
+
+
+def padded(
+    levels: Sequence[int], *, groups: int = 1, weight_type: Any = np.int8, zero_weight: int = 0
+) -> onnx.ModelProto:
+    """A padded convolution that reads constants with these levels, and as many live channels."""
+    dead, count = len(levels), 2 * len(levels)
+    first = integers(count, 3, 3, 3)
+    first[::2] = 0
+    bias = np.arange(count, dtype=np.int32) * 9
+    bias[::2] = np.rint(np.array(levels) * SR / (SX * SW[0])).astype(np.int32)
+    second = (integers(6, count // groups, 3, 3, seed=1) // 2).astype(np.int8)
+    constants: dict[str, Any] = {
+        "w1": first,
+        "sw1": np.float32(SW[0]),
+        "b1": bias,
+        "sb1": np.float32(SX * SW[0]),
+        "w2": (second.astype(np.int64) + zero_weight).astype(weight_type),
+        "sw2": np.full(6, S2, np.float32),
+        "zw2": np.full(6, zero_weight, weight_type),
+        "sx": np.float32(SX),
+        "zx": np.uint8(128),
+        "sr": np.float32(SR),
+        "zr": np.uint8(0),
+        "sy": np.float32(0.5),
+    }
+    assert dead % groups == 0
+    return parse(
+        f"""g (float[n, 3, h, v] x) => (float[n, 6, p, q] y) {{
+            xq = QuantizeLinear(x, sx, zx)  xd = DequantizeLinear(xq, sx, zx)
+            wd = DequantizeLinear(w1, sw1)  bd = DequantizeLinear(b1, sb1)
+            r = Conv(xd, wd, bd)  a = Relu(r)
+            aq = QuantizeLinear(a, sr, zr)  ad = DequantizeLinear(aq, sr, zr)
+            vd = DequantizeLinear <axis = 0> (w2, sw2, zw2)
+            c = Conv <pads = [1, 1, 1, 1], group = {groups}> (ad, vd)
+            cq = QuantizeLinear(c, sy, zx)  y = DequantizeLinear(cq, sy, zx)
+        }}""",
+        constants,
+    )
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_integers_carry_constants_under_padding(groups: int, seed: int) -> None:
+    levels = np.random.default_rng(seed).integers(1, 60, 24).tolist()
+    model = padded(levels, groups=groups)
+    optimized = same(model)
+    count = removed(model)
+    assert (12 if groups == 1 else 8) <= count < 24
+    weights = {name: each.const_value for name, each in optimized.graph.initializers.items()}
+    after, before = weights["w2"], from_proto(model).graph.initializers["w2"].const_value
+    assert after is not None
+    assert before is not None
+    assert after.shape[1] == (48 - count) // groups
+    assert np.abs(after.numpy().astype(int)).max() <= np.abs(before.numpy().astype(int)).max()
+
+
+def test_constants_that_nothing_can_make_up_for_stay() -> None:
+    # With even levels only, carriers make even sums; what is left of the others must stay.
+    same(padded([2, 4, 6, 8, 10, 12, 14, 7]))
+    assert removed(padded([40])) == 0
+    shifted = padded([5, 7, 9, 11, 3, 1, 20, 30], weight_type=np.uint8, zero_weight=120)
+    assert removed(shifted) == 0
+    assert "quantized weights cannot carry what constant channels add" in refused(shifted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(-120, 250).filter(bool), min_size=2, max_size=12),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 1),
+)
+def test_what_carriers_add_is_what_was_wanted(levels: list[int], seed: int, small: int) -> None:
+    rng = np.random.default_rng(seed)
+    carriers = np.array(levels, np.int64)
+    weights = rng.integers(-60, 61, (len(levels), 3, 4))
+    wanted = rng.integers(-40, 41, (3, 4)) * (1 if small else 50)
+    found = _added(wanted, carriers, weights, 127)
+    if found is not None:
+        np.testing.assert_array_equal(np.tensordot(carriers, found, 1), wanted)
+        assert np.abs(weights + found).max() <= 127
+    elif small:
+        # Two coprime levels that are not large can make any small number.
+        pairs = itertools.combinations([each for each in map(abs, levels) if each <= 30], 2)
+        assert all(math.gcd(*pair) > 1 for pair in pairs)
 
 
 def test_scales_by_input_channel() -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnxopt.channels import AxisRef, Known, Layer, Reads, Trace
 
 from .folding import Carriers, fold, folds_into_bias
+from .integer_carriers import can_carry, carried
 
 __all__ = ["Choice", "choose"]
 
@@ -88,12 +89,12 @@ class Choice:
         groups = layer.groups
         known = None if layer.source is None else self.known.get(layer.source.value)
         if known is None:
-            return Carriers(np.full(groups, -1), np.zeros(groups))
+            return Carriers(np.full(groups, -1), np.zeros(groups), np.zeros(self.gone(layer).shape))
         parted = np.where(self.gone(layer), 0.0, known.numbers.reshape(-1)).reshape(groups, -1)
         places = np.abs(parted).argmax(axis=1)
         numbers = parted[np.arange(groups), places]
         first = np.arange(groups) * parted.shape[1]
-        return Carriers(np.where(numbers != 0, first + places, -1), numbers)
+        return Carriers(np.where(numbers != 0, first + places, -1), numbers, parted.reshape(-1))
 
     # What has to stay
 
@@ -171,8 +172,12 @@ class Choice:
         carriers = self.carriers(layer)
         if not folds_into_bias(layer):
             if layer.weights.is_quantized:
-                reason = "quantized weights cannot carry what constant channels add"
-                yield reason, set(layer.inputs[numbers != 0].tolist())
+                if can_carry(layer):
+                    more = self._integer_carriers(layer, numbers, carriers)
+                    yield "they carry what constant channels add under padding", more
+                else:
+                    reason = "quantized weights cannot carry what constant channels add"
+                    yield reason, set(layer.inputs[numbers != 0].tolist())
                 return
             parted = np.abs(numbers).reshape(layer.groups, -1)
             largest = parted.max(axis=1)
@@ -184,6 +189,25 @@ class Choice:
                 return
         if not fold(layer, numbers, carriers).fits(layer):
             yield "its constant is out of range", set(layer.inputs[numbers != 0].tolist())
+
+    def _integer_carriers(
+        self, layer: Layer, numbers: NDArray[np.float64], carriers: Carriers
+    ) -> set[int]:
+        """More carriers for the groups that need them: some large ones, and some small."""
+        assert layer.inputs is not None
+        _, lacking = carried(layer, numbers, carriers.constants)
+        atoms = layer.inputs.reshape(layer.groups, -1)
+        parted, kept = (
+            np.abs(each).reshape(layer.groups, -1) for each in (numbers, carriers.constants)
+        )
+        keep: set[int] = set()
+        for group in lacking:
+            order = np.argsort(parted[group], kind="stable")
+            order = order[parted[group, order] > 0]
+            more = max(1, int(np.count_nonzero(kept[group])) // 8)
+            chosen = np.concatenate([order[:more], order[-more:]])
+            keep.update(atoms[group, chosen].tolist())
+        return keep
 
     def _rounded(self) -> set[int]:
         """Channels that fill the output of a convolution up to a multiple of `round_to`."""

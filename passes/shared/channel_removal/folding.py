@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from onnxopt.channels import Layer, scalar_scale
 
+from .integer_carriers import carried
+
 __all__ = ["Carriers", "Fold", "fold", "folds_into_bias"]
 
 #: No more steps than a bias of 32 bits can count.
@@ -23,10 +25,12 @@ class Carriers:
     Attributes:
         places: By group, the input; -1 where the group has none.
         numbers: By group, its constant, which is not 0 where there is one.
+        constants: By input, its constant if it is one that stays, else 0.
     """
 
     places: NDArray[np.int64]
     numbers: NDArray[np.float64]
+    constants: NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +103,7 @@ def fold(layer: Layer, numbers: NDArray[np.float64], carriers: Carriers) -> Fold
     Into the bias, where `folds_into_bias`: ``b + sum_j c_j * sum(W_j)``. Else into the weights of
     a carrier k, a constant input of the group that stays, ``W_k + sum_j (c_j / c_k) * W_j``, which
     is exact under any padding, since ``c_k`` times it is what all of them add at each place.
+    Integer weights need more than one carrier (`integer_carriers`).
 
     Args:
         layer: The layer.
@@ -111,6 +116,8 @@ def fold(layer: Layer, numbers: NDArray[np.float64], carriers: Carriers) -> Fold
         if _counts_in_steps(layer):
             return Fold(steps=_steps(layer, numbers))
         return Fold(bias=layer.contribution(numbers))
+    if layer.weights.is_quantized:
+        return Fold(blocks=carried(layer, numbers, carriers.constants)[0])
     blocks = np.array(layer.blocks)
     parted = numbers.reshape(layer.groups, -1)
     for group, used in enumerate(parted != 0):
