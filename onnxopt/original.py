@@ -127,8 +127,8 @@ class Original:
         lost_fusion = objection is not None and objection.kind == "fusions"
         if self._settings.guard_speed and (objection is None or lost_fusion):
             slower = self._time(candidate, referee)
-            if slower is not None and candidate.lossy and self._settings.goal == "size":
-                self._note(f"The result is smaller, but {slower.message}: the goal is size.")
+            if slower is not None and candidate.lossy and (why := self._why_slow_is_right()):
+                self._note(f"On this machine {slower.message}, and {why}.")
                 slower = None
             if lost_fusion and candidate.speed is not None and candidate.speed.is_faster:
                 assert objection is not None
@@ -259,6 +259,13 @@ class Original:
     def _timed_feed(self, referee: Referee) -> Feed:
         """The largest feed that was made up, or the first where runs are dear."""
         return referee.feeds[-1] if self._together else referee.feeds[0]
+
+    def _why_slow_is_right(self) -> str:
+        """Why a lossy result may be slower than the original here; empty where it may not."""
+        if self._settings.goal == "size":
+            return "the goal is size"
+        target = resolve_target(self._settings.target)
+        return "" if target.is_timed_here else f"it is made for the target {target.name}"
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["INT8", "UINT8", "Grid", "Levels", "grid_over"]
+__all__ = ["INT8", "UINT8", "Grid", "Levels", "grid_over", "levels_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -51,6 +51,11 @@ class Levels:
 
 UINT8 = Levels(0, 255)
 INT8 = Levels(-128, 127)
+
+
+def levels_of(bits: int, *, signed: bool) -> Levels:
+    """All integers of so many bits."""
+    return Levels(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else Levels(0, 2**bits - 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from onnxopt.runtime.probe import processor_flags
 
 __all__ = ["TARGETS", "Target", "probe_target", "resolve_target"]
 
-TargetName = Literal["avx2", "avx512", "vnni", "arm64", "portable"]
+TargetName = Literal["avx2", "avx512", "vnni", "arm64", "portable", "npu-u16", "npu-s16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +33,18 @@ class Target:
         signed_activations: Whether activations are int8 rather than uint8.
         pair_limit: The sum of two weights of one sign that a kernel adds up must be within
             plus and minus this; None where no kernel saturates.
+        activation_bits: Bits of activations.
     """
 
     name: TargetName
     signed_activations: bool
     pair_limit: int | None
+    activation_bits: int = 8
+
+    @property
+    def is_timed_here(self) -> bool:
+        """Whether times on this machine say anything: the runtime has no 16-bit kernels on CPUs."""
+        return self.activation_bits == 8
 
 
 TARGETS: dict[str, Target] = {
@@ -47,6 +54,9 @@ TARGETS: dict[str, Target] = {
     "arm64": Target("arm64", True, None),
     # Exact wherever it is deployed, and the types for which every processor has a kernel.
     "portable": Target("portable", False, 128),
+    # Accelerators that multiply activations of 16 bits by weights of 8.
+    "npu-u16": Target("npu-u16", False, None, 16),
+    "npu-s16": Target("npu-s16", True, None, 16),
 }
 
 

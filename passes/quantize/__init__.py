@@ -12,12 +12,14 @@ from onnxopt.analysis.quantization import is_quantized
 from onnxopt.layers import layer_name
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
 from onnxopt.regions import Product, products
+from onnxopt.runtime.hardware import Target, resolve_target
+from onnxopt.workbench import Goal, Workbench
 
 from ..shared.digest import model_digest
 from ..shared.marks import META_QUANTIZED
 from .explaining import all_left, treatments
 from .lowering import lower
-from .opset import raise_opset
+from .opset import BLOCKS_OPSET, PER_CHANNEL_OPSET, raise_opset
 from .plan import Mode
 from .smoothing import evened
 from .solving import Solution, solve
@@ -26,6 +28,8 @@ __all__ = ["Quantize", "QuantizeOptions"]
 
 _QUANTIZED = "the model is quantized already"
 _NOTHING = "nothing in the model can be computed in 8 bits"
+#: The targets that stand for 16-bit activations.
+_TARGETS = {"uint16": "npu-u16", "int16": "npu-s16"}
 _SCHEMES: dict[str, tuple[Mode, ...]] = {
     "auto": (Mode.STATIC, Mode.STATIC_INPUT, Mode.DYNAMIC),
     "static": (Mode.STATIC, Mode.STATIC_INPUT),
@@ -42,11 +46,16 @@ class QuantizeOptions:
         smooth: Even out the channels of activations where that is better (see
             `smooth-activations`).
         float: Names of nodes that are to stay float.
+        activations: Type of activations: 8 bits as the target has them, or 16 bits, which ONNX
+            Runtime computes right but not fast on CPUs. Nothing is timed then, and what keeps the
+            budget is quantized; say `--target npu-u16` or `npu-s16`, or the goal of size, so that
+            the result is not undone for being slow here.
     """
 
     scheme: Literal["auto", "static", "dynamic"] = "auto"
     smooth: bool = True
     float: tuple[str, ...] = ()
+    activations: Literal["auto", "uint16", "int16"] = "auto"
 
 
 class Quantize(Pass):
@@ -67,15 +76,17 @@ class Quantize(Pass):
             outcome.refusals.append(Refusal(self.name, _QUANTIZED))
             outcome.findings.treatments = all_left(model, _QUANTIZED, {})
             return outcome
+        bench = self._aimed(bench)
+        target = resolve_target(bench.target)
         raised = model.clone()
-        _prepare(raised)
+        _prepare(raised, target)
         found = self._candidates(raised, outcome)
         if not found or not bench.calibration.first(1):
             outcome.findings.treatments = all_left(raised, _NOTHING, _reasons(outcome))
             return outcome
         key = (self.name, self.text, bench.target, model_digest(model))
         if key not in bench.memory:
-            allowed = _SCHEMES[self.options.scheme]
+            allowed = _allowed(self.options.scheme, target)
             bench.memory[key] = solve(raised, found, allowed, bench, smooth=self.options.smooth)
         solution: Solution = bench.memory[key]
         self._report(solution, found, outcome)
@@ -84,7 +95,7 @@ class Quantize(Pass):
             treatments=treatments(raised, solution.plan, solution.numbers, _reasons(outcome)),
         )
         if solution.plan.quantizes:
-            _prepare(model)
+            _prepare(model, target)
             if solution.factors:
                 evened(model, solution.factors)
                 outcome.rewritten["evened activation"] = len(solution.factors)
@@ -92,6 +103,12 @@ class Quantize(Pass):
             model.meta[META_QUANTIZED] = True
             outcome.modified = True
         return outcome
+
+    def _aimed(self, bench: Workbench) -> Workbench:
+        """The workbench with the target that the options name; without a look at times there."""
+        named = _TARGETS.get(self.options.activations, bench.target)
+        goal: Goal = bench.goal if resolve_target(named).is_timed_here else "size"
+        return dataclasses.replace(bench, target=named, goal=goal)
 
     def _candidates(self, model: ir.Model, outcome: Outcome) -> list[Product]:
         found: list[Product] = []
@@ -123,7 +140,14 @@ def _reasons(outcome: Outcome) -> dict[str, str]:
     return {refusal.node: refusal.reason for refusal in outcome.refusals if refusal.node}
 
 
-def _prepare(model: ir.Model) -> None:
+def _allowed(scheme: str, target: Target) -> tuple[Mode, ...]:
+    """The modes of a scheme that a target has."""
+    if target.activation_bits == 8:
+        return _SCHEMES[scheme]
+    return tuple(mode for mode in _SCHEMES[scheme] if mode is not Mode.DYNAMIC)
+
+
+def _prepare(model: ir.Model, target: Target) -> None:
     """Raise the opset and find out element types."""
-    raise_opset(model)
+    raise_opset(model, PER_CHANNEL_OPSET if target.activation_bits == 8 else BLOCKS_OPSET)
     InferShapes()(model)

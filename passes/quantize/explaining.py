@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
@@ -63,7 +64,15 @@ def treatments(
     told: dict[ir.Node, tuple[str, str]] = {}
     for product in territory.products.values():
         told.update(_of_product(product, territory, reasons))
-    return [*_all(model.graph, told, territory, reasons), *_inside_functions(model)]
+    made = [*_all(model.graph, told, territory, reasons), *_inside_functions(model)]
+    return made if numbers.bits == 8 else [_in_16_bits(each) for each in made]
+
+
+def _in_16_bits(found: Treatment) -> Treatment:
+    """The same of 16-bit activations."""
+    reason = found.reason.replace("8 bits", "16 bits").replace("8-bit", "16-bit")
+    precision = "int16" if found.precision == _INT8 else found.precision
+    return dataclasses.replace(found, precision=precision, reason=reason)
 
 
 def all_left(model: ir.Model, reason: str, reasons: Mapping[str, str]) -> list[Treatment]:

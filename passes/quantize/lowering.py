@@ -12,6 +12,7 @@ saturates at 0 and 1, which is what HardSigmoid does.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -24,7 +25,7 @@ from onnxopt.regions import Follower, FollowerKind, Product
 from .dynamic import lower_dynamic
 from .editing import Editor
 from .numbers import Divided, Numbers
-from .parameters import Parameters, for_range
+from .parameters import Parameters
 from .plan import Mode, Plan
 from .territory import Territory
 from .weights import Weights, quantize_bias
@@ -209,12 +210,10 @@ class _Lowering:
         source, name = node.inputs[0], node.outputs[0].name or ""
         assert source is not None
         parameters = self._territory.parameters(source)
-        scaled = Parameters(
-            float(np.float32(parameters.scale * found.factor)),
-            parameters.zero_point,
-            parameters.signed,
+        scaled = dataclasses.replace(
+            parameters, scale=float(np.float32(parameters.scale * found.factor))
         )
-        unit = for_range(0.0, found.summand, self._numbers.signed)
+        unit = self._numbers.covering(0.0, found.summand)
         most = self._editor.constant(np.array(np.iinfo(unit.dtype).max, unit.dtype), "most")
         offset = self._dequantize(most, unit, node, f"{name}_offset")
         total = self._editor.node(
@@ -225,7 +224,7 @@ class _Lowering:
             dtype=ir.DataType.FLOAT,
             like=source,
         )
-        return self._quantize(total, for_range(0.0, 1.0, self._numbers.signed), node)
+        return self._quantize(total, self._numbers.covering(0.0, 1.0), node)
 
     def _hard_swish(self, found: Follower) -> None:
         node, output = found.node, found.node.outputs[0]
@@ -233,7 +232,7 @@ class _Lowering:
         assert source is not None
         gate = self._hard_sigmoid(found)
         parameters = self._territory.parameters(source)
-        unit = for_range(0.0, 1.0, self._numbers.signed)
+        unit = self._numbers.covering(0.0, 1.0)
         result = self._editor.node(
             "Mul",
             [
@@ -269,7 +268,7 @@ class _Lowering:
         array = constant_array(value)
         assert value is not None
         assert array is not None
-        parameters = for_range(float(array.min()), float(array.max()), self._numbers.signed)
+        parameters = self._numbers.covering(float(array.min()), float(array.max()))
         numbers = np.round(array / np.float32(parameters.scale)) + parameters.zero_point
         limits = np.iinfo(parameters.dtype)
         narrow = np.clip(numbers, limits.min, limits.max).astype(parameters.dtype)
@@ -293,7 +292,7 @@ class _Lowering:
             [value, *self._constants(parameters)],
             name=f"{effective.name}_quantized",
             after=node,
-            dtype=ir.DataType.INT8 if parameters.signed else ir.DataType.UINT8,
+            dtype=ir.DataType.from_numpy(parameters.dtype),
             like=effective,
         )
         self._made[effective] = numbers
@@ -304,7 +303,7 @@ class _Lowering:
             [value, *self._constants(parameters)],
             name=f"{value.name}_quantized",
             before=before,
-            dtype=ir.DataType.INT8 if parameters.signed else ir.DataType.UINT8,
+            dtype=ir.DataType.from_numpy(parameters.dtype),
             like=value,
         )
         return numbers

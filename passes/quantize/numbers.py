@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from onnxopt.regions import Product
 
+from .parameters import Parameters, for_range
 from .weights import Weights
 
 __all__ = ["Divided", "Numbers", "Range"]
@@ -39,11 +41,12 @@ class Numbers:
     """What calibration found and recovery worked out.
 
     Attributes:
-        signed: int8 activations rather than uint8.
+        signed: Signed activations rather than unsigned ones.
         ranges: What each tensor should cover, by name.
         weights: 8-bit weights, by key of the product.
         biases: Corrected biases, by key of the product; the model's own where there is none.
         divided: Products that can have an even input, by key.
+        bits: Of activations, 8 or 16.
     """
 
     signed: bool
@@ -51,6 +54,13 @@ class Numbers:
     weights: Mapping[str, Weights]
     biases: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     divided: Mapping[str, Divided] = dataclasses.field(default_factory=dict)
+    bits: int = 8
+
+    def covering(
+        self, low: float, high: float, bounds: tuple[float, float] = (-math.inf, math.inf)
+    ) -> Parameters:
+        """Parameters of an activation with this range; see `for_range`."""
+        return for_range(low, high, self.signed, bounds, self.bits)
 
     def bias(self, product: Product) -> np.ndarray | None:
         """The bias of a product."""

@@ -13,7 +13,7 @@ from onnxopt.calibration import Gram, Histogram, Observations, Rows, observe
 from onnxopt.calibration import Range as Extremes
 from onnxopt.calibration.observer import ObserverSpec
 from onnxopt.calibration.ranges import best_for_consumers, min_max
-from onnxopt.numerics.grids import INT8, UINT8
+from onnxopt.numerics.grids import levels_of
 from onnxopt.numerics.layer_inputs import LayerInput
 from onnxopt.regions import Product, follower
 from onnxopt.runtime.hardware import resolve_target
@@ -97,6 +97,7 @@ def numbers_for(
             key: Divided(each.shaped, each.range, weights[key, True], biases.get((key, True)))
             for key, each in divided.items()
         },
+        target.activation_bits,
     )
 
 
@@ -108,7 +109,8 @@ def ranges_for(
     A range that suits a tensor by itself may still cost more than it saves where the tensor is
     read, so nothing is cut without knowing the readers.
     """
-    levels = INT8 if resolve_target(bench.target).signed_activations else UINT8
+    target = resolve_target(bench.target)
+    levels = levels_of(target.activation_bits, signed=target.signed_activations)
     consumers = _consumers(found)
     ranges: dict[str, Range] = {}
     for name in observations.observers:

@@ -8,12 +8,12 @@ import onnx_ir as ir
 
 from onnxopt.errors import OnnxoptError
 
-__all__ = ["PER_CHANNEL_OPSET", "OpsetError", "raise_opset"]
+__all__ = ["BLOCKS_OPSET", "PER_CHANNEL_OPSET", "OpsetError", "raise_opset"]
 
 #: From here on DequantizeLinear takes a scale for each channel.
 PER_CHANNEL_OPSET = 13
 #: From here on also one for each block, and types of 4 and 16 bits.
-_BLOCKS_OPSET = 21
+BLOCKS_OPSET = 21
 _NEEDED = ("8-bit weights with a scale for each channel", "types of 4 and 16 bits")
 
 
@@ -44,6 +44,6 @@ def raise_opset(model: ir.Model, least: int = PER_CHANNEL_OPSET) -> bool:
     if model.opset_imports.get("", 0) < least:
         raise OpsetError(
             f"the model of opset {model.opset_imports.get('', 0)} cannot be converted to {least}, "
-            f"which {_NEEDED[least >= _BLOCKS_OPSET]} need"
+            f"which {_NEEDED[least >= BLOCKS_OPSET]} need"
         )
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -20,27 +21,39 @@ class Parameters:
     Attributes:
         scale: Above 0, exact in float32.
         zero_point: Within the range of the type.
-        signed: int8 rather than uint8.
+        signed: Signed integers rather than unsigned ones.
+        bits: 8 or 16.
     """
 
     scale: float
     zero_point: int
     signed: bool = False
+    bits: int = 8
+
+    @property
+    def least(self) -> int:
+        """The least integer."""
+        return int(np.iinfo(self.dtype).min)
+
+    @property
+    def greatest(self) -> int:
+        """The greatest integer."""
+        return int(np.iinfo(self.dtype).max)
 
     @property
     def low(self) -> float:
         """The least number that it can hold."""
-        return self.scale * ((-128 if self.signed else 0) - self.zero_point)
+        return self.scale * (self.least - self.zero_point)
 
     @property
     def high(self) -> float:
         """The greatest."""
-        return self.scale * ((127 if self.signed else 255) - self.zero_point)
+        return self.scale * (self.greatest - self.zero_point)
 
     @property
-    def dtype(self) -> np.dtype[np.int8] | np.dtype[np.uint8]:
+    def dtype(self) -> np.dtype[Any]:
         """The type of the numbers."""
-        return np.dtype(np.int8) if self.signed else np.dtype(np.uint8)
+        return np.dtype(f"{'int' if self.signed else 'uint'}{self.bits}")
 
 
 def for_range(
@@ -48,25 +61,28 @@ def for_range(
     high: float,
     signed: bool = False,
     bounds: tuple[float, float] = (-math.inf, math.inf),
+    bits: int = 8,
 ) -> Parameters:
     """Parameters that cover a range and 0.
 
     Args:
         low: Its lower end.
         high: Its upper end.
-        signed: int8 rather than uint8.
+        signed: Signed integers rather than unsigned ones.
         bounds: What the tensor is clamped to anyway, 0 within. The result saturates at or inside
             them, so that the clamp has nothing left to do.
+        bits: 8 or 16.
     """
     low, high = max(min(low, 0.0), bounds[0]), min(max(high, 0.0), bounds[1])
-    least, steps = (-128 if signed else 0), 255
+    steps = 2**bits - 1
+    least = -(2 ** (bits - 1)) if signed else 0
     scale = max((high - low) / steps, _LEAST_SCALE)
     zero = round(-low / scale)  # steps below 0
     if zero:  # rounding may have put an end of the range outside the bounds
         scale = min(scale, -bounds[0] / zero)
     if steps - zero:
         scale = min(scale, bounds[1] / (steps - zero))
-    return Parameters(_float32(scale), least + zero, signed)
+    return Parameters(_float32(scale), least + zero, signed, bits)
 
 
 def before_affine(
@@ -91,14 +107,14 @@ def before_affine(
             raise ValueError("the summand is about one step")
     else:
         scale, shift = abs(summand) / steps, round(math.copysign(steps, summand))
-    least = -128 if after.signed else 0
+    least = after.least
     below = round((after.zero_point - least) * after.scale / scale)  # a larger step, fewer below 0
-    y = Parameters(_float32(scale), least + below, after.signed)
+    y = dataclasses.replace(after, scale=_float32(scale), zero_point=least + below)
     # factor * scale_x * (q - zero_x) + shift * scale_y = scale_y * (q - zero_x + shift)
     zero = y.zero_point + shift
-    if not least <= zero <= least + 255:
+    if not least <= zero <= after.greatest:
         raise ValueError("zero is out of range before the step")
-    return Parameters(_float32(scale / factor), zero, after.signed), y
+    return dataclasses.replace(after, scale=_float32(scale / factor), zero_point=zero), y
 
 
 def _float32(number: float) -> float:

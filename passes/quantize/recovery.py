@@ -95,7 +95,8 @@ def _plain(reading: Reading, target: Target) -> Weights:
     least = None
     product = reading.product
     if product.bias is not None and reading.range is not None:
-        least = least_scales(product.bias, for_range(*reading.range).scale)
+        step = for_range(*reading.range, bits=target.activation_bits).scale
+        least = least_scales(product.bias, step)
     return quantize_weights(product.weights, product.channel_axis, target.pair_limit, least=least)
 
 

@@ -12,6 +12,7 @@ from onnxopt.calibration import HistogramObserver, Observations
 from onnxopt.findings import Findings, Histogram, Layer, Region, Search
 from onnxopt.noise import LayerNoise
 from onnxopt.regions import Product
+from onnxopt.runtime.hardware import resolve_target
 from onnxopt.search import Finding
 from onnxopt.workbench import Workbench
 
@@ -55,7 +56,7 @@ def tell(
     """
     return Findings(
         layers=[
-            *(_layer(finding, product) for product in found),
+            *(_layer(finding, product, bench) for product in found),
             *_noisy(noise, found),
         ],
         histograms=list(_histograms(noise, observations, choice)),
@@ -120,12 +121,15 @@ def _in_bins(seen: HistogramObserver) -> tuple[tuple[int, ...], tuple[float, ...
     )
 
 
-def _layer(finding: Finding, product: Product) -> Layer:
+def _layer(finding: Finding, product: Product, bench: Workbench) -> Layer:
     mode = Plan.of(finding.choices).mode(product.key)
+    precision = _PRECISION[mode]
+    if resolve_target(bench.target).activation_bits == 16:
+        precision = precision.replace("int8", "int16 × int8")
     return Layer(
         product.node.name or product.key,
         product.node.op_type,
-        precision=_PRECISION[mode],
+        precision=precision,
         weight_bytes_before=4 * product.weights.size,
         weight_bytes=product.weights.size * (4 if mode is Mode.FLOAT else 1),
         reason=_reason(finding, product),

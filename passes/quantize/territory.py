@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxopt.regions import Clamp, Follower, FollowerKind, Product, clamp_after, follower, products
 
 from .numbers import Divided, Numbers, Range
-from .parameters import Parameters, before_affine, for_range
+from .parameters import Parameters, before_affine
 from .plan import Mode, Plan
 
 __all__ = ["MissingRangeError", "Territory"]
@@ -84,7 +84,7 @@ class Territory:
         if value not in self._parameters:
             low, high = self._range(value)
             bounds = self._bounds.get(value, (-math.inf, math.inf))
-            self._parameters[value] = for_range(low, high, self._numbers.signed, bounds)
+            self._parameters[value] = self._numbers.covering(low, high, bounds)
         return self._parameters[value]
 
     def smoothed(self, product: Product) -> Divided | None:
@@ -95,7 +95,7 @@ class Territory:
 
     def give(self, value: ir.Value, found: Range) -> None:
         """Make the range of a value known that the float graph does not have."""
-        self._parameters[value] = for_range(*found, self._numbers.signed)
+        self._parameters[value] = self._numbers.covering(*found)
 
     def _take_in(self, node: ir.Node) -> None:
         product = self.products.get(node)
@@ -123,7 +123,7 @@ class Territory:
                 self._parameters[output] = self.parameters(source)
                 self._owners.discard(source)
             elif found.kind is FollowerKind.HARD_SIGMOID:
-                self._parameters[output] = for_range(0.0, 1.0, self._numbers.signed)
+                self._parameters[output] = self._numbers.covering(0.0, 1.0)
 
     def _own(self, value: ir.Value, clamp: Clamp | None) -> None:
         """Take in a value with a scale of its own, and the clamp behind it."""
