@@ -148,8 +148,12 @@ class _Lowering:
             self._quantize_output(product.unclamped)
 
     def _subtract_bias(self, product: Product, bias: Array | None) -> None:
-        """Subtract the negative bias; of an Add the runtime would make a float Gemm."""
-        if bias is None:
+        """Subtract the negative bias; of an Add the runtime would make a float Gemm.
+
+        A product without a bias gets none, though rounding may have moved the mean of its output:
+        that would take a node more, and whoever reads the output would find no kernel for both.
+        """
+        if bias is None or product.bias_node is None:
             return
         old = product.unclamped
         result = self._editor.node(
@@ -160,9 +164,8 @@ class _Lowering:
             dtype=ir.DataType.FLOAT,
             like=old,
         )
-        if product.bias_node is not None:
-            self._editor.take_over(old, result)
-            self._replaced.append(product.bias_node)
+        self._editor.take_over(old, result)
+        self._replaced.append(product.bias_node)
 
     # Followers
 

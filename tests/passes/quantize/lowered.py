@@ -50,6 +50,7 @@ def lowered(
     *feeds: Mapping[str, Array],
     signed: bool = False,
     pair_limit: int | None = None,
+    biases: Mapping[str, Array] | None = None,
 ) -> tuple[onnx.ModelProto, Counter[str]]:
     """The model with its products in a mode, with min-max ranges; and what was done."""
     converted = from_proto(model)
@@ -59,7 +60,7 @@ def lowered(
     weights = {
         each.key: quantize_weights(each.weights, each.channel_axis, pair_limit) for each in found
     }
-    numbers = Numbers(signed, ranges_of(model, *feeds), weights)
+    numbers = Numbers(signed, ranges_of(model, *feeds), weights, biases or {})
     done = lower(converted, Plan(modes), numbers)
     result = to_proto(converted)
     onnx.checker.check_model(result, full_check=True)

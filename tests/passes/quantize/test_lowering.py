@@ -267,3 +267,27 @@ def test_a_product_reads_what_a_product_with_a_bias_gives() -> None:
     assert decibels(expected, actual) > 30
     names = {name for node in quantized.graph.node for name in node.output}
     assert "a" in names  # what stands for a value has its name
+
+
+@pytest.mark.parametrize("first", [Mode.STATIC, Mode.STATIC_INPUT])
+def test_a_matrix_product_without_a_bias_stays_without_one(
+    first: Mode, tmp_path: pathlib.Path
+) -> None:
+    """Bias correction knows of a bias for every product; a node for it would undo the kernels."""
+    model = parse(
+        "g (float[N, S, 8] x) => (float[N, S, 4] y) { m = MatMul(x, w) y = MatMul(m, v) }",
+        {"w": _array(8, 16), "v": _array(16, 4)},
+    )
+    feed = {"x": _array(2, 7, 8)}
+    modes = {"m": first, "y": Mode.STATIC_INPUT}
+    biases = {"m": _array(16), "y": _array(4)}
+    quantized, _ = lowered(model, modes, feed, biases=biases)
+    assert {node.op_type for node in quantized.graph.node} == {
+        "MatMul",
+        "QuantizeLinear",
+        "DequantizeLinear",
+    }
+    assert decibels(run(model, feed)[0], run_at(quantized, feed)[0]) > 28
+    found = kernels(quantized, tmp_path)
+    assert found["MatMul"] == 0
+    assert found["QLinearMatMul"] + found["MatMulIntegerToFloat"] == 2
