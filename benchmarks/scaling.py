@@ -28,13 +28,20 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnxopt.passes.quantize.observing import observations_for
 
 from benchmarks import scaling_page
 from benchmarks.results import Results
 from benchmarks.zoo import model_path
-from onnxopt.accuracy import Budget
-from onnxopt.calibration import Observations
+from onnxopt.calibration import (
+    Gram,
+    Histogram,
+    Observations,
+    ObserverSpec,
+    Range,
+    Rows,
+    layer_input,
+    observe,
+)
 from onnxopt.data import FeedRequest, FeedSource
 from onnxopt.model import load
 from onnxopt.parallel import ALONE, Crew
@@ -43,7 +50,6 @@ from onnxopt.pass_manager import PassManager, parse_pipeline
 from onnxopt.regions import Product, products
 from onnxopt.runtime.worker import Worker, shared_worker
 from onnxopt.samples import Samples
-from onnxopt.workbench import Workbench
 
 __all__ = ["main"]
 
@@ -53,6 +59,8 @@ _MODELS = ("digits", "lite0-folded", "minilm", "ocr-cls", "ocr-rec", "ocr-det")
 _SHARED, _SAMPLES, _ROUNDS = "lite0-folded", 512, 3
 #: The cost of one sample comes from passes over so many and so many more.
 _FEW, _MANY = 32, 96
+#: Rows of a sample that go into Gram matrices.
+_GRAM_ROWS = 128
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -73,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _rows(chosen: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    if "calibration" in chosen.parts:
+    if "calibration" in chosen.parts and _SHARED in chosen.models:
         yield "calibration", lambda: _two_workers(chosen.samples, chosen.rounds)
     for model in chosen.models:
         if "samples" in chosen.parts:
@@ -201,18 +209,24 @@ def _observed(
     crew: Crew,
     worker: Worker | None = None,
 ) -> Observations:
-    """What `quantize` looks at."""
-    bench = Workbench(
-        source=pathlib.Path("unused"),
-        calibration=samples,
-        held_out=samples,
-        given=True,
-        budget=Budget(),
+    """What quantization looks at: ranges and histograms, and what layers read, row by row."""
+    requests: dict[str, list[ObserverSpec[Any]]] = {}
+    for product in found:
+        for value in (product.activation, product.output):
+            requests.setdefault(value.name or "", [Range(), Histogram()])
+        layer = layer_input(product.node)
+        if layer is None:
+            continue
+        asked = requests[product.activation.name or ""]
+        asked += [spec for spec in (Rows(layer), Gram(layer, _GRAM_ROWS)) if spec not in asked]
+    return observe(
+        model,
+        samples,
+        requests,
         worker=worker or shared_worker(),
         crew=crew,
+        skip_unobservable=True,
     )
-    seen: Observations = observations_for(model, found, bench)
-    return seen
 
 
 def _is_first(position: int) -> bool:

@@ -5,15 +5,21 @@ import pathlib
 import sys
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
-from benchmarks import page, plots, results
+from benchmarks import page, plots, results, scaling
 from benchmarks import run as bench
 from benchmarks.processes import measure
 from benchmarks.zoo import example_feeds
 from benchmarks.zoo_synthetic import build_chain, build_transformer
-from tests.differential import run
+from onnxopt.data import FeedSource
+from onnxopt.model import from_proto
+from onnxopt.parallel import ALONE
+from onnxopt.regions import Product, products
+from onnxopt.samples import Samples
+from tests.differential import parse, run
 
 
 @pytest.fixture(autouse=True)
@@ -165,3 +171,18 @@ def test_rows_have_a_date_and_survive_a_machine_that_changes() -> None:
     assert again.environment["processor"]
     del again["digits/onnxopt"]
     assert not results.Results("simplification").dates
+
+
+def test_what_scaling_observes(tmp_path: pathlib.Path) -> None:
+    net = from_proto(parse("g (float[n, 4] x) => (float[n, 3] y) { y = MatMul(x, w) }", _WEIGHTS))
+    np.savez(tmp_path / "x.npz", x=np.ones((5, 4), np.float32))
+    samples = Samples(FeedSource(net, tmp_path / "x.npz").files)
+    found = [each for each in products(net.graph) if isinstance(each, Product)]
+    seen = scaling._observed(net, found, samples, ALONE)
+    assert seen.samples == 5
+    assert {type(spec).__name__ for spec in seen.observers["x"]} == {
+        *("Range", "Histogram", "Rows", "Gram")
+    }
+
+
+_WEIGHTS = {"w": np.ones((4, 3), np.float32)}

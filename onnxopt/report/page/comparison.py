@@ -14,6 +14,11 @@ from onnxopt.report.formats import (
     ratio_text,
     seconds_text,
 )
+from onnxopt.report.page.compared_training import (
+    compared_stages,
+    compressed_rows,
+    distilled_rows,
+)
 from onnxopt.report.page.layer_table import compared_layers
 from onnxopt.report.page.tables import Table
 from onnxopt.runtime.statistics import Latency, Ratio
@@ -21,7 +26,6 @@ from onnxopt.runtime.statistics import Latency, Ratio
 __all__ = ["Comparison", "compare"]
 
 _Facts = Mapping[str, Any]
-_RUNS = ("optimize",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,24 +37,34 @@ class Comparison:
         settings: What differs in how they came about: name, in A, in B.
         layers: Layers of the same name.
         warning: What forbids to compare them in full.
+        stages: Stations of the same name, of two compressions.
     """
 
     rows: list[tuple[str, ...]]
     settings: list[tuple[str, str, str]]
     layers: Table | None
     warning: str = ""
+    stages: Table | None = None
 
 
 def compare(documents: Sequence[_Facts], room: int) -> Comparison:
     """Hold two reports against each other, as far as they are of one kind."""
     first, second = documents
     settings = list(_settings(first, second))
-    if first["kind"] not in _RUNS or second["kind"] not in _RUNS:
-        return Comparison([], settings, None)
-    layers = compared_layers(
-        "compared-layers", first.get("layers", []), second.get("layers", []), room
-    )
-    return Comparison(list(_rows(first, second)), settings, layers, _warning(first, second))
+    warning = _warning(first, second)
+    match first["kind"], second["kind"]:
+        case "optimize", "optimize":
+            layers = compared_layers(
+                "compared-layers", first.get("layers", []), second.get("layers", []), room
+            )
+            return Comparison(list(_rows(first, second)), settings, layers, warning)
+        case "compress", "compress":
+            rows = list(compressed_rows(first, second))
+            stages = compared_stages(first, second)
+            return Comparison(rows, settings, None, warning, stages)
+        case "distill", "distill":
+            return Comparison(list(distilled_rows(first, second)), settings, None)
+    return Comparison([], settings, None)
 
 
 def _rows(first: _Facts, second: _Facts) -> Iterator[tuple[str, ...]]:
@@ -104,7 +118,7 @@ def _decisions(fidelity: _Facts | None) -> str:
 
 def _settings(first: _Facts, second: _Facts) -> Iterator[tuple[str, str, str]]:
     """What differs in how the two came about."""
-    for field in ("command", "source", "pipeline"):
+    for field in ("command", "source", "teacher", "student", "pipeline"):
         a, b = str(first.get(field, "")), str(second.get(field, ""))
         if a != b:
             yield field, a, b
