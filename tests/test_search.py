@@ -17,6 +17,7 @@ from onnxopt.runtime.messages import Kernel
 from onnxopt.runtime.worker import Worker, shared_worker
 from onnxopt.samples import Samples
 from onnxopt.search import search
+from onnxopt.search.runs import Profile, Runs
 from onnxopt.workbench import Workbench
 from tests.differential import parse
 
@@ -146,6 +147,31 @@ def test_flips_are_foretold_from_margins_and_noise(tmp_path: pathlib.Path) -> No
     assert "b" not in finding.choices
     assert "c" in finding.choices
     assert any("margins and noise" in point.objection for point in finding.curve)
+
+
+@pytest.mark.parametrize(
+    ("mixed_seconds", "fastest"), [(3.0, {"b", "c", "d"}), (9.0, {"a", "b", "c", "d"})]
+)
+def test_a_sum_of_parts_that_misleads_is_measured(
+    mixed_seconds: float,
+    fastest: set[str],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Treating `a` takes longer by itself; yet without it, something in between may."""
+
+    def profile(runs: Runs, choices: Mapping[str, str]) -> Profile:
+        del runs
+        seconds = {name: 0.5 if name in choices else 1.0 for name in _NOISE}
+        seconds["a"] = 1.5 if "a" in choices else 1.0
+        mixed = bool(choices) and "a" not in choices
+        return Profile(seconds, mixed_seconds if mixed else 3.5, ())
+
+    monkeypatch.setattr(Runs, "profile", profile)
+    bench = _bench(shared_worker(), Budget(min_sqnr=None, min_agreement=None))
+    finding = search(Sums(tmp_path), dataclasses.replace(bench, goal="balanced"))
+    first = max((point.choices for point in finding.curve), key=len)
+    assert set(first) == fastest
 
 
 def test_the_curve_tells_of_every_plan(tmp_path: pathlib.Path) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from onnxopt.accuracy import fidelity
+from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
 from onnxopt.numerics.decisions import Flips
 from onnxopt.runtime.statistics import ratio, undisturbed
 from onnxopt.runtime.trial import race
@@ -20,6 +21,9 @@ __all__ = ["search"]
 
 #: How many times it is tried to put a region back.
 _PUT_BACK: Mapping[Effort, int] = {"low": 0, "medium": 6, "high": 24}
+#: So many regions are tried without their treatment where the sum of the parts is misleading, and
+#: left without it if that takes so much of the time.
+_LEFT_ALONE, _NOTICEABLY = 8, 0.99
 #: Other samples may be worse than those that a plan was chosen by: so many standard errors of the
 #: noise are allowed for, and each time that other samples are worse indeed, so many more.
 _MARGIN = 1.0
@@ -69,16 +73,37 @@ class _Search:
         """The plan that should be fastest.
 
         From all regions treated, those are left alone one by one with which more is lost than is
-        saved by not having to convert numbers around them.
+        saved by not having to convert numbers around them. Where what comes of that is slower all
+        the same, as a kernel between two regions may be for one of them alone, each region is left
+        alone only if that is measured to help.
         """
         plan = self._trades.best_kinds(regions)
+        whole, worse = dict(plan), []
         while plan:
             region = min(plan, key=lambda each: self._trades.cost(plan, each, None))
             if self._trades.cost(plan, region, None) >= 0:
                 break
             del plan[region]
-            self._finding.left[region] = "no treatment of it is faster here"
+            worse.append(region)
+        if worse and self._bench.goal != "size":
+            seconds = self._seconds(whole)
+            if seconds < self._seconds(plan):
+                plan = whole
+                for region in worse[:_LEFT_ALONE]:
+                    less = {each: kind for each, kind in plan.items() if each != region}
+                    tried = self._seconds(less)
+                    if tried < _NOTICEABLY * seconds:
+                        plan, seconds = less, tried
+        alone = [region for region in worse if region not in plan]
+        self._finding.left.update(dict.fromkeys(alone, "no treatment of it is faster here"))
         return plan
+
+    def _seconds(self, plan: dict[str, str]) -> float:
+        """Time of all kernels in one run; without end where the runtime refuses the model."""
+        try:
+            return self._runs.profile(plan).total
+        except (RuntimeRefusalError, RuntimeCrashError):
+            return math.inf
 
     def _descend(self, fastest: dict[str, str]) -> list[dict[str, str]]:
         """Plans from the fastest down to the untouched one, each by the best next move."""
