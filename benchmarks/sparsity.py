@@ -47,9 +47,9 @@ _WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 #: Options of our pass by what a row is called.
 _OURS = {
-    "onnxopt magnitude": "criterion=magnitude",
-    "onnxopt wanda": "criterion=wanda",
-    "onnxopt obs": "criterion=obs",
+    "onnxopt magnitude": "criterion=magnitude,allocation=uniform",
+    "onnxopt wanda": "criterion=wanda,allocation=uniform",
+    "onnxopt obs": "criterion=obs,allocation=uniform",
     "onnxopt obs, LAMP": "criterion=obs,allocation=lamp",
     "onnxopt obs, measured": "criterion=obs,allocation=measured",
 }

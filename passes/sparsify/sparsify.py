@@ -46,7 +46,8 @@ class _Options:
         pattern: ``unstructured``, ``N:M`` (of M neighbouring inputs of an output N keep their
             weights; this fixes the ratio), or ``RxC`` (blocks of R outputs times C inputs).
         allocation: How the ratio is spread: the same for each layer, one threshold for all, LAMP
-            scores, ERK densities, or by what zeros in each layer are measured to cost.
+            scores, ERK densities, or by what zeros in each layer are measured to cost. ``auto`` is
+            measured with samples of the user's, else the same for each layer.
         layers: Ratios of single layers, as ``NAME:RATIO`` with wildcards in the name of the weight;
             the first that fits counts. These layers are not part of the overall ratio.
         operators: Operators whose weights are made sparse.
@@ -61,7 +62,7 @@ class _Options:
     ratio: float | None = 0.5
     criterion: Literal["auto", "magnitude", "wanda", "obs"] = "auto"
     pattern: str = "unstructured"
-    allocation: Literal["uniform", "global", "lamp", "erk", "measured"] = "uniform"
+    allocation: Literal["auto", "uniform", "global", "lamp", "erk", "measured"] = "auto"
     layers: tuple[str, ...] = ()
     operators: tuple[str, ...] = _USUAL
     damping: float = 0.01
@@ -133,11 +134,15 @@ class Sparsify(Pass):
         return parse_pattern(self.options.pattern)
 
     @property
+    def _has_samples(self) -> bool:
+        """Whether there are samples of the user's."""
+        return self.workbench is not None and self.workbench.given
+
+    @property
     def _pruner(self) -> Pruner:
         criterion: Criterion = self.options.criterion
         if self.options.criterion == "auto":
-            given = self.workbench is not None and self.workbench.given
-            criterion = "obs" if given else "magnitude"
+            criterion = "obs" if self._has_samples else "magnitude"
         return Pruner(criterion, self._pattern, self.options.damping)
 
     def _layers(self, model: ir.Model, outcome: Outcome) -> list[Layer]:
@@ -192,9 +197,12 @@ class Sparsify(Pass):
         if not layers:
             return {}
         wanted: float | None = self.options.ratio
-        if wanted is None or self.options.allocation == "measured":
-            return self._measured(model, layers, outcome)
         fixed = self._pattern.ratio
+        measured = self.options.allocation == "measured" or (
+            self.options.allocation == "auto" and fixed is None and self._has_samples
+        )
+        if wanted is None or measured:
+            return self._measured(model, layers, outcome)
         if fixed is not None:
             return dict.fromkeys(layers, fixed)
         match self.options.allocation:

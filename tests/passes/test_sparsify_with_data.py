@@ -122,7 +122,7 @@ def test_what_is_known_of_the_inputs_helps(tmp_path: pathlib.Path, worker: Worke
     workbench = bench(proto, tmp_path, worker)
     found = {}
     for criterion in ("magnitude", "wanda", "obs"):
-        model, outcome = sparsify(proto, f"criterion={criterion}", workbench)
+        model, outcome = sparsify(proto, f"criterion={criterion},allocation=uniform", workbench)
         assert outcome.rewritten.total() == len(SHAPES)
         assert not outcome.refusals
         for name, found_share in zeros(model).items():
@@ -187,7 +187,7 @@ def test_quantized_weights_stay_on_their_grid(tmp_path: pathlib.Path, worker: Wo
     workbench = bench(proto, tmp_path, worker)
     found = {}
     for criterion in ("magnitude", "obs"):
-        model, _ = sparsify(proto, f"criterion={criterion}", workbench)
+        model, _ = sparsify(proto, f"criterion={criterion},allocation=uniform", workbench)
         tensor = model.graph.initializers["w"].const_value
         assert tensor is not None
         after = tensor.numpy()
