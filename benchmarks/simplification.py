@@ -130,3 +130,7 @@ def _held_against(
         samples = race(worker, [source, target], feeds[0], seconds=_RACE_SECONDS)
         row["speed"] = dataclasses.asdict(ratio(*samples))
     return row
+
+
+if __name__ == "__main__":
+    main()

@@ -109,13 +109,12 @@ def bench(
     source = FeedSource(load(paths[0]), data, request)
     feed = _feed(paths[0], source, data is not None, threads)
     prints: list[Footprint] = []
-    for path in paths:
-        on_step(f"loading {path.name}")
+    for number, path in enumerate(paths, start=1):
+        on_step(f"loading model {number} of {len(paths)}, {path.name}")
         prints.append(_footprint(path, feed, threads))
     sizes = [bytes_on_disk(path) for path in paths]
     paired = sum(sizes) <= _RACE_LIMIT_BYTES
-    on_step("timing")
-    samples = _samples(paths, feed, threads, seconds, paired)
+    samples = _samples(paths, feed, threads, seconds, paired, on_step)
     rows = [
         BenchRow(
             str(path),
@@ -152,14 +151,27 @@ def _footprint(path: pathlib.Path, feed: Feed, threads: int) -> Footprint:
 
 
 def _samples(
-    paths: Sequence[pathlib.Path], feed: Feed, threads: int, seconds: float, paired: bool
+    paths: Sequence[pathlib.Path],
+    feed: Feed,
+    threads: int,
+    seconds: float,
+    paired: bool,
+    on_step: Callable[[str], None],
 ) -> list[list[float]]:
     """Seconds for one run, by model and round; as many rounds for each."""
     if paired:
         with Worker() as worker:
-            return race(worker, paths, feed, threads=threads, seconds=seconds * len(paths))
+            return race(
+                worker,
+                paths,
+                feed,
+                threads=threads,
+                seconds=seconds * len(paths),
+                on_part=lambda text: on_step(f"timing, part {text}"),
+            )
     samples: list[list[float]] = []
-    for path in paths:
+    for number, path in enumerate(paths, start=1):
+        on_step(f"timing model {number} of {len(paths)}")
         with Worker() as worker:
             session = _open(worker, path, threads)
             samples.extend(worker.time([session], feed, seconds, _LEAST_ROUNDS))

@@ -24,6 +24,7 @@ from onnxopt.errors import (
     RuntimeCrashError,
     RuntimeRefusalError,
 )
+from onnxopt.halving import first_that
 from onnxopt.instruments.verify import KeepInterface, Objection, PassRejectedError, Referee
 from onnxopt.model import Interface, load, restore_interface, save
 from onnxopt.pass_contract import Instrument, Kind, Outcome, Pass, PassReport
@@ -206,14 +207,12 @@ class _Search:
         """Search; None when the whole pipeline leaves a good model."""
         if self._state(runs).problem is None:
             return None
-        low, high = 0, runs  # after `low` runs all is well, after `high` it is not
-        while high - low > 1:
-            middle = (low + high) // 2
-            self.on_step(f"searching runs {low + 1} to {high} of passes")
-            if self._state(middle).problem is None:
-                low = middle
-            else:
-                high = middle
+        high = first_that(
+            lambda count: self._state(count).problem is not None,
+            0,
+            runs,
+            lambda text: self.on_step(f"searching the runs of passes, try {text}"),
+        )
         broken = self._state(high)
         rewrite = self._find_rewrite(high, broken)
         before = self._state(high, rewrite - 1) if rewrite is not None else self._state(high - 1)
@@ -237,17 +236,15 @@ class _Search:
 
     def _find_rewrite(self, run: int, broken: _State) -> int | None:
         """The first rewrite of a run that breaks the model."""
-        low, high = 0, _rewrites(broken.stop)
+        high = _rewrites(broken.stop)
         if broken.model is None or high == 0 or self._state(run, 0).problem is not None:
             return None  # it raises, or does not heed the limit
-        while high - low > 1:
-            middle = (low + high) // 2
-            self.on_step(f"searching rewrites {low + 1} to {high}")
-            if self._state(run, middle).problem is None:
-                low = middle
-            else:
-                high = middle
-        return high
+        return first_that(
+            lambda count: self._state(run, count).problem is not None,
+            0,
+            high,
+            lambda text: self.on_step(f"searching the rewrites of a run, try {text}"),
+        )
 
     def _state(self, runs: int | None, rewrites: int | None = None, judged: bool = True) -> _State:
         """Run a part of the pipeline on the original, and look at the result."""

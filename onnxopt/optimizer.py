@@ -18,6 +18,7 @@ import onnx_ir as ir
 from onnxopt.candidate import Candidate
 from onnxopt.errors import ModelError, OptionError, PassFailure
 from onnxopt.fates import fates
+from onnxopt.halving import first_that
 from onnxopt.instruments.counts import Counts, Timing
 from onnxopt.instruments.fusions import census
 from onnxopt.instruments.reproducer import CountRuns, write_reproducer
@@ -270,14 +271,13 @@ class _Run:
             )
         if storage and (not passes or self._objects(storage, objection)):
             passes, storage = storage, []
-        low, high = 0, len(passes)  # with `low` passes all is well, with `high` it is not
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._objects([*passes[:middle], *storage], objection):
-                high = middle
-            else:
-                low = middle
-        return passes[high - 1].name
+        first = first_that(
+            lambda count: self._objects([*passes[:count], *storage], objection),
+            0,
+            len(passes),
+            lambda text: self.on_step(f"looking for the pass at fault, try {text}"),
+        )
+        return passes[first - 1].name
 
     def _objects(self, passes: list[Pass], objection: Objection) -> bool:
         try:

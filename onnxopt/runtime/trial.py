@@ -103,6 +103,7 @@ def race(
     threads: int = 1,
     seconds: float = 1.0,
     enough: Callable[[list[list[float]]], bool] = lambda samples: False,
+    on_part: Callable[[str], None] = lambda text: None,
 ) -> list[list[float]]:
     """Time models against each other on one feed, in turn and all loaded at once.
 
@@ -115,6 +116,7 @@ def race(
         threads: Threads for one operator, where a model is loaded here.
         seconds: Time to spend on runs.
         enough: Asked now and then whether the samples so far will do.
+        on_part: Told which part of how many begins, such as ``2 of 4``.
 
     Returns:
         Seconds for one run, by model and round.
@@ -132,7 +134,8 @@ def race(
     try:
         samples: list[list[float]] = [[] for _ in sessions]
         with quiet():
-            for _ in range(_HEATS):
+            for heat in range(_HEATS):
+                on_part(f"{heat + 1} of {_HEATS}")
                 times = worker.time(sessions, feed, seconds / _HEATS, _LEAST_ROUNDS)
                 for known, new in zip(samples, times, strict=True):
                     known.extend(new)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from onnxopt.accuracy import fidelity
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
+from onnxopt.halving import first_that
 from onnxopt.numerics.decisions import Flips
 from onnxopt.runtime.statistics import ratio, undisturbed
 from onnxopt.runtime.trial import race
@@ -154,14 +155,12 @@ class _Search:
         """Bisect: the first plan from ``start`` that keeps the budget with a margin."""
         if self._keeps_budget(way[start], margin):
             return start
-        low, high = start, len(way) - 1  # the last is the untouched model
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._keeps_budget(way[middle], margin):
-                high = middle
-            else:
-                low = middle
-        return high
+        return first_that(
+            lambda index: self._keeps_budget(way[index], margin),
+            start,
+            len(way) - 1,  # the untouched model
+            lambda text: self._bench.on_step(f"trying whole plans, {text}"),
+        )
 
     def _put_back(self, way: Sequence[dict[str, str]], index: int, margin: float) -> dict[str, str]:
         """Try to treat again what was given up for little."""
@@ -169,7 +168,9 @@ class _Search:
         given_up = [region for region in way[0] if plan.get(region) != way[0][region]]
         given_up.sort(key=lambda region: -gain[region, way[0][region]])
         tries = _PUT_BACK[self._bench.effort]
-        for region in given_up[1 : tries + 1]:
+        chosen = given_up[1 : tries + 1]
+        for number, region in enumerate(chosen, start=1):
+            self._bench.on_step(f"treating regions again, {number} of {len(chosen)}")
             tried = {**plan, region: way[0][region]}
             if self._keeps_budget(tried, margin):
                 plan = tried
@@ -210,7 +211,6 @@ class _Search:
     def _keeps_budget(self, plan: dict[str, str], margin: float) -> bool:
         key = tuple(sorted(plan.items()))
         if key not in self._tried:
-            self._bench.on_step(f"trying a plan with {len(plan)} regions")
             self._tried[key] = self._runs.judged(plan)
         judged = self._tried[key]
         if judged is None:

@@ -249,7 +249,12 @@ class _Plan:
     def _ladders(self, groups: Sequence[Group]) -> list[Ladder]:
         if self._key not in self.bench.memory:
             outcome = Outcome(self.model, False)
-            found = [each for group in groups if (each := self._ladder(group, outcome)) is not None]
+            found = []
+            for number, group in enumerate(groups, start=1):
+                self.bench.on_step(f"measuring channels, group {number} of {len(groups)}")
+                ladder = self._ladder(group, outcome)
+                if ladder is not None:
+                    found.append(ladder)
             self.bench.memory[self._key] = found, outcome.refusals, outcome.findings.curves
         ladders: list[Ladder]
         ladders, refusals, curves = self.bench.memory[self._key]
@@ -302,7 +307,6 @@ class _Plan:
         first = self.scorer.order(group, "reconstruction")
         if len(group.units) > 32:
             return first
-        self.bench.on_step(f"measuring {group.name}")
         harm = []
         for unit in group.units:
             mask = np.zeros(self.traced.count, np.bool_)
@@ -329,7 +333,6 @@ class _Plan:
         levels = _LEVELS[self.bench.effort]
         if self.options.spread == "uniform" or not levels:
             return tuple(order.errors[each - 1] for each in counts)
-        self.bench.on_step(f"measuring {group.name}")
         wanted = [level * len(group.units) for level in levels]
         places = sorted({int(np.argmin(np.abs(np.array(counts) - each))) for each in wanted})
         measured = [(counts[place], self.trials.harm(masks[place])) for place in places]

@@ -78,21 +78,23 @@ class SparsitySearch:
         key = ("sparsify", pruner, effort, _digest(layers))
         if key not in workbench.memory:
             single = Trials(model, workbench, samples.first(_SAMPLES[effort]))
-            points = dict(self._measured(single, grid))
+            points = dict(self._measured(single, grid, len(layers)))
             workbench.memory[key] = [points[layer] for layer in layers]
         measured = dict(zip(layers, workbench.memory[key], strict=True))
         self.noise = NoiseModel(measured, most, whole=fixed is not None)
 
     def _measured(
-        self, trials: Trials, grid: Sequence[float]
+        self, trials: Trials, grid: Sequence[float], count: int
     ) -> Iterator[tuple[Layer, Mapping[float, float]]]:
         """Noise at the model's outputs by layer and ratio.
 
         Outputs that are drowned in noise do not tell how much there is. Then it is taken from the
         error of the layer's own outputs and what share of that got through at a lower ratio.
         """
-        for layer, gram in self._grams:
-            self._workbench.on_step(f"measuring what zeros in {layer.name} cost")
+        for number, (layer, gram) in enumerate(self._grams, start=1):
+            self._workbench.on_step(
+                f"measuring what zeros cost, layer {number} of {count}: {layer.name}"
+            )
             before, known = layer.matrix(), None if isinstance(gram, str) else gram
             points: dict[float, float] = {}
             through = 0.0

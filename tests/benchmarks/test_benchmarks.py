@@ -133,6 +133,7 @@ class TestParts:
         with pytest.raises(SystemExit) as ended:
             module.main([*arguments, "--help"])
         assert ended.value.code == 0
+        assert 'if __name__ == "__main__"' in pathlib.Path(str(module.__file__)).read_text()
 
     def test_a_part_that_fails_stops_no_other(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
