@@ -49,10 +49,6 @@ class Plan:
         """The mode of a product."""
         return self.modes.get(key, Mode.FLOAT)
 
-    def with_mode(self, mode: Mode, *keys: str) -> Plan:
-        """The plan with another mode for some products."""
-        return Plan({**self.modes, **dict.fromkeys(keys, mode)}, self.smoothed)
-
     def keys(self, *modes: Mode) -> list[str]:
         """The products that have one of these modes."""
         return [key for key, mode in self.modes.items() if mode in modes]

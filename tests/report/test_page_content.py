@@ -14,7 +14,8 @@ from onnxopt.report.json_file import json_text
 from onnxopt.report.page import page_from_files
 from onnxopt.report.page.layer_charts import fewer_bins
 from onnxopt.report.page.render import render_page
-from onnxopt.report.page.views import ReportView, view
+from onnxopt.report.page.report_view import ReportView
+from onnxopt.report.page.views import view
 from tests.report.examples import full_document
 
 

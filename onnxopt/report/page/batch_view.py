@@ -7,8 +7,8 @@ from typing import Any
 
 from onnxopt.report.formats import bytes_text, decibels_text, percent_text, ratio_text, seconds_text
 from onnxopt.report.page.circumstances import circumstances
+from onnxopt.report.page.report_view import ReportView, short_name
 from onnxopt.report.page.tables import Cell, Column, Table, cell
-from onnxopt.report.page.views import ReportView, short_name
 from onnxopt.runtime.statistics import Ratio
 
 __all__ = ["batch_view"]

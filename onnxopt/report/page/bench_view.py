@@ -7,9 +7,9 @@ from typing import Any
 
 from onnxopt.report.formats import bytes_text, latency_text, ratio_text, seconds_text
 from onnxopt.report.page.circumstances import circumstances
+from onnxopt.report.page.report_view import ReportView, short_name
 from onnxopt.report.page.run_charts import latency_chart
 from onnxopt.report.page.tables import Cell, Column, Table, cell
-from onnxopt.report.page.views import ReportView, short_name
 from onnxopt.runtime.statistics import Latency, Ratio
 
 __all__ = ["bench_view"]

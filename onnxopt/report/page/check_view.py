@@ -9,8 +9,8 @@ from onnxopt.report.formats import decibels_text
 from onnxopt.report.page.circumstances import circumstances
 from onnxopt.report.page.layer_table import noise_cell
 from onnxopt.report.page.reasons import add_reasons
+from onnxopt.report.page.report_view import ReportView, short_name
 from onnxopt.report.page.tables import Cell, Column, Table, cell
-from onnxopt.report.page.views import ReportView, short_name
 
 __all__ = ["check_view"]
 

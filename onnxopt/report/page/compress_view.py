@@ -9,9 +9,9 @@ from onnxopt.report.formats import bytes_text, decibels_text, percent_text, rati
 from onnxopt.report.page.circumstances import circumstances
 from onnxopt.report.page.distill_view import history_curves
 from onnxopt.report.page.layer_table import noise_cell
+from onnxopt.report.page.report_view import ReportView, short_name
 from onnxopt.report.page.run_charts import curve_charts, stage_chart, tradeoff_chart
 from onnxopt.report.page.tables import Cell, Column, Table, cell
-from onnxopt.report.page.views import ReportView, short_name
 from onnxopt.runtime.statistics import Ratio
 
 __all__ = ["compress_view"]

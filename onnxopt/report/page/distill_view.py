@@ -7,9 +7,9 @@ from typing import Any
 
 from onnxopt.report.formats import bytes_text, decibels_text, percent_text, seconds_text
 from onnxopt.report.page.circumstances import circumstances
+from onnxopt.report.page.report_view import ReportView, short_name
 from onnxopt.report.page.run_charts import curve_charts
 from onnxopt.report.page.tables import Cell, Column, Table
-from onnxopt.report.page.views import ReportView, short_name
 
 __all__ = ["distill_view", "history_curves"]
 

@@ -8,8 +8,8 @@ from typing import Any
 from onnxopt.report.formats import bytes_text, count_text
 from onnxopt.report.page.circumstances import circumstances
 from onnxopt.report.page.layer_charts import bytes_chart, layer_rows, zeros_chart
+from onnxopt.report.page.report_view import ReportView, short_name
 from onnxopt.report.page.tables import Cell, Column, Table, cell
-from onnxopt.report.page.views import ReportView, short_name
 
 __all__ = ["inspect_view"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import altair as alt
 
 from onnxopt.report.page.figures import Figure, figure
+from onnxopt.report.page.report_view import ReportView
 from onnxopt.report.page.tables import Cell, Column, Table, cell
-from onnxopt.report.page.views import ReportView
 
 __all__ = ["add_reasons"]
 

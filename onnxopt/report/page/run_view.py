@@ -9,8 +9,8 @@ from onnxopt.report.formats import bytes_text, seconds_text
 from onnxopt.report.page import layer_charts, run_charts, run_tables
 from onnxopt.report.page.circumstances import circumstances
 from onnxopt.report.page.layer_table import layer_table
+from onnxopt.report.page.report_view import ReportView, short_name
 from onnxopt.report.page.run_headline import before_and_after, cards, lead
-from onnxopt.report.page.views import ReportView, short_name
 
 __all__ = ["run_view"]
 
