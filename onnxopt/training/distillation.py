@@ -3,48 +3,45 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fnmatch
 import os
 import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from onnxopt.accuracy import Fidelity, fidelity
-from onnxopt.data import required_inputs
+from onnxopt.accuracy import fidelity
 from onnxopt.errors import FeedError, ModelError, OnnxoptError, OptionError
 from onnxopt.model import ExternalData, bytes_on_disk, copy, load, save, stage
 from onnxopt.runtime.probe import environment
 from onnxopt.training.cache import TeacherOutputs
 from onnxopt.training.checkpoints import fingerprint
-from onnxopt.training.data import Batch, TrainingData, find_stacking, read_training_data
+from onnxopt.training.data import TrainingData, find_stacking, read_training_data
+from onnxopt.training.distill_report import DistillReport
+from onnxopt.training.distill_settings import DistillSettings
 from onnxopt.training.distiller import Augment, Distiller, TrainingResult
 from onnxopt.training.hints import projections
 from onnxopt.training.importer import import_model
-from onnxopt.training.low_bit import LowBit, LowBitKind
+from onnxopt.training.judging import first_batches, judge
+from onnxopt.training.low_bit import LowBit
 from onnxopt.training.module import OnnxModule
 from onnxopt.training.named_module import NamedModule
 from onnxopt.training.objective import (
     Objective,
-    OutputPlan,
-    TaskPlan,
     check_labels,
     plan_outputs,
     plan_task,
     recognize_by_labels,
 )
+from onnxopt.training.pairing import LookedAt, alike_pair, renamed, same_interface
 from onnxopt.training.parallel import Processes
 from onnxopt.training.penalties import Penalty, channel_slices, group_lasso, norm_penalty
-from onnxopt.training.schedules import PruningSchedule
-from onnxopt.training.score import Score, ScoreKeeper
-from onnxopt.training.settings import TrainingSettings
 from onnxopt.training.teacher import OnnxTeacher
 from onnxopt.training.write_back import write_back
 
@@ -64,134 +61,6 @@ _IMPORT_TOLERANCE = 1e-3
 _QUANTIZED_TOLERANCE = 0.1
 #: The written model is judged on at most so many held-out samples.
 _MOST_JUDGED = 1_000
-
-
-@dataclasses.dataclass(frozen=True)
-class DistillSettings:
-    """What is to be learned, and how.
-
-    Attributes:
-        training: The loop's settings.
-        labels: Name of the array of labels in the data; None to learn from the teacher alone.
-        label_output: The output that they belong to; found out when None.
-        label_weight: Their share of the loss, from 0 to 1.
-        smoothing: Label smoothing.
-        kinds: Kinds of outputs, by name, where they are not what they seem.
-        losses: Losses by output.
-        weights: Factors of losses by output.
-        hints: Inner tensors to be led towards the teacher's: the teacher's name and the student's.
-        hint_weight: Factor of each hint.
-        temperature: Softens logits.
-        standardize: Standardize logits before they are compared.
-        statistics: Whether BatchNormalization takes the statistics of batches; None to decide by
-            the size of a batch.
-        trainable: Patterns of further constants that are trained, such as scales of quantizers.
-        frozen: Patterns of weights that stay as they are.
-        learn_scales: Train the scales of quantizers, too, beside what is rounded with them (LSQ).
-        low_bit: Train weights of two (``binary``) or three (``ternary``) values a channel.
-        low_bit_weights: Patterns of the weights that are to have so few; those of every layer but
-            the first and the last when None, which cost the most accuracy for the least size.
-        penalty: Draw weights to zero while training: ``l1``, ``l2``, or ``group-lasso`` on channels
-            that can only be removed together.
-        penalty_strength: Its factor.
-        pruning: Prune while training.
-        prunable: Patterns of weights to prune; all of two or more dimensions when None.
-        threads: Threads of PyTorch and of the teacher.
-        external_data: Weights beside the result: as the student has them, always, or never.
-    """
-
-    training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
-    labels: str | None = None
-    label_output: str | None = None
-    label_weight: float = 0.5
-    smoothing: float = 0.0
-    kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    losses: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    hints: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    hint_weight: float = 1.0
-    temperature: float = 2.0
-    standardize: bool = False
-    statistics: bool | None = None
-    trainable: tuple[str, ...] = ()
-    frozen: tuple[str, ...] = ()
-    learn_scales: bool = False
-    low_bit: LowBitKind | None = None
-    low_bit_weights: tuple[str, ...] | None = None
-    penalty: Literal["l1", "l2", "group-lasso"] | None = None
-    penalty_strength: float = 1e-4
-    pruning: PruningSchedule | None = None
-    prunable: tuple[str, ...] | None = None
-    threads: int = 1
-    external_data: ExternalData = "auto"
-
-
-@dataclasses.dataclass
-class DistillReport:
-    """What a distillation did.
-
-    Attributes:
-        teacher: The teacher's path.
-        student: The student's path.
-        target: Where the result was written.
-        samples: Samples in all, and how many of them were held out.
-        stacked: Whether samples were stacked into batches.
-        outputs: How each output was compared.
-        task: How labels were compared; None without labels.
-        parameters: How many numbers were trained.
-        masked: Share of zeros kept in masked parameters.
-        training: What the loop did.
-        before: The student, in ONNX Runtime on held-out samples.
-        after: The result, likewise.
-        fidelity: The result's outputs against the teacher's, likewise.
-        changed: Names of the tensors that changed.
-        bytes_before: Size of the student.
-        bytes_after: Size of the result.
-        notes: Sentences for the user.
-        seconds: Time of the whole.
-        environment: Machine and versions.
-    """
-
-    teacher: str
-    student: str
-    target: str | None
-    samples: int
-    held_out: int
-    stacked: bool
-    outputs: list[OutputPlan]
-    task: TaskPlan | None
-    parameters: int
-    masked: float
-    training: TrainingResult
-    before: Score
-    after: Score
-    fidelity: Fidelity
-    changed: list[str]
-    bytes_before: int
-    bytes_after: int
-    notes: list[str] = dataclasses.field(default_factory=list)
-    seconds: float = 0.0
-    environment: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        fields = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("outputs", "task", "training", "before", "after", "fidelity")
-        }
-        task = None
-        if self.task is not None:
-            task = {"output": self.task.output, "loss": self.task.kind}
-        return {
-            **fields,
-            "outputs": [dataclasses.asdict(plan) for plan in self.outputs],
-            "task": task,
-            "training": self.training.to_dict(),
-            "before": self.before.to_dict(),
-            "after": self.after.to_dict(),
-            "fidelity": self.fidelity.to_dict(),
-        }
 
 
 def distill(
@@ -268,7 +137,7 @@ class _Run:
         settings = self.settings
         self.on_step("loading")
         model = load(self.student_path)
-        _same_interface(load(self.teacher_path), model, self.teacher_path, self.student_path)
+        same_interface(load(self.teacher_path), model, self.teacher_path, self.student_path)
         data = self._data(model, given)
         hints = settings.hints
         with contextlib.ExitStack() as open_models:
@@ -335,7 +204,7 @@ class _Run:
             return given
         return read_training_data(model, pathlib.Path(given), self.settings.labels)
 
-    def _look(self, teacher: OnnxTeacher, reference: OnnxTeacher, data: TrainingData) -> _LookedAt:
+    def _look(self, teacher: OnnxTeacher, reference: OnnxTeacher, data: TrainingData) -> LookedAt:
         """Run both models on some samples and see that they can be compared."""
         numbers = range(0, len(data), max(1, len(data) // _LOOKED_AT))[:_LOOKED_AT]
         feeds = [data.feed(number) for number in numbers]
@@ -344,7 +213,7 @@ class _Run:
         except OnnxoptError as error:
             raise FeedError(f"the teacher {self.teacher_path} cannot run: {error}") from error
         try:
-            given = [_renamed(reference.outputs(feed), self.settings.hints) for feed in feeds]
+            given = [renamed(reference.outputs(feed), self.settings.hints) for feed in feeds]
         except OnnxoptError as error:
             raise FeedError(f"the student {self.student_path} cannot run: {error}") from error
         for name in teacher.names:
@@ -355,7 +224,7 @@ class _Run:
                         f"{list(one[name].shape)} from {self.teacher_path} and "
                         f"{list(other[name].shape)} from {self.student_path}"
                     )
-        first, second = _alike_pair(feeds)
+        first, second = alike_pair(feeds)
         stacking = find_stacking(teacher, first, second)
         if stacking is not None and find_stacking(reference, first, second) is None:
             stacking = None
@@ -366,10 +235,10 @@ class _Run:
                 "other answers then."
             )
         labels = None if data.labels is None else [data.labels[number] for number in numbers]
-        return _LookedAt(feeds, wanted, given, labels)
+        return LookedAt(feeds, wanted, given, labels)
 
     def _objective(
-        self, data: TrainingData, looked_at: _LookedAt, task_loss: TaskLoss | None
+        self, data: TrainingData, looked_at: LookedAt, task_loss: TaskLoss | None
     ) -> Objective:
         settings = self.settings
         plans = plan_outputs(
@@ -505,14 +374,14 @@ class _Run:
         if result.failed:
             self.notes.append("The best student from before that was kept.")
         changed = write_back(module, model)
-        batches = _some(distiller.held_out_batches(), _MOST_JUDGED)
+        batches = first_batches(distiller.held_out_batches(), _MOST_JUDGED)
         judged = objective.of_outputs()
         outputs = TeacherOutputs(teacher, None)
         wanted = [outputs.of(batch) for batch in batches]
         with _staged(model, self.target, self.settings.external_data) as (path, commit):
             with OnnxTeacher(path, threads=self.settings.threads) as trained:
-                after, given = _judge(trained, judged, batches, wanted)
-            before, old = _judge(reference, judged, batches, wanted)
+                after, given = judge(trained, judged, batches, wanted)
+            before, old = judge(reference, judged, batches, wanted)
             size = bytes_on_disk(path)
             if changed and not after.is_better_than(before):
                 self.notes.append(
@@ -554,33 +423,6 @@ class _Run:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _LookedAt:
-    """Some samples and what both models make of them."""
-
-    feeds: list[Arrays]
-    teacher: list[Arrays]
-    student: list[Arrays]
-    labels: list[np.ndarray[Any, Any]] | None
-
-
-def _same_interface(
-    teacher: ir.Model, student: ir.Model, teacher_path: pathlib.Path, student_path: pathlib.Path
-) -> None:
-    """Both models take the same inputs and give the same outputs, by name."""
-    for what, one, other in (
-        ("inputs", required_inputs(teacher), required_inputs(student)),
-        ("outputs", teacher.graph.outputs, student.graph.outputs),
-    ):
-        mine = [str(value.name) for value in one]
-        theirs = [str(value.name) for value in other]
-        if set(mine) != set(theirs):
-            raise ModelError(
-                f"teacher and student have other {what}: {', '.join(mine) or 'none'} of "
-                f"{teacher_path}, {', '.join(theirs) or 'none'} of {student_path}"
-            )
-
-
 def _scales(model: ir.Model) -> list[str]:
     """Names of the constant scales of the model's quantizers."""
     names = [
@@ -604,58 +446,6 @@ def _trained(module: OnnxModule, scales: Sequence[str]) -> list[str]:
         for name in scales
         if name in weights and weights[name].requires_grad
     ]
-
-
-def _alike_pair(feeds: Sequence[Arrays]) -> tuple[Arrays, Arrays]:
-    """Two samples of the same shapes; one twice when there are no two."""
-    seen: dict[Any, Arrays] = {}
-    for feed in feeds:
-        key = tuple((name, array.shape) for name, array in feed.items())
-        if key in seen:
-            return seen[key], feed
-        seen[key] = feed
-    return feeds[0], feeds[0]
-
-
-def _renamed(outputs: Arrays, hints: Mapping[str, str]) -> Arrays:
-    """A student's outputs with its hints under the teacher's names."""
-    renamed = {name: array for name, array in outputs.items() if name not in hints.values()}
-    return {**renamed, **{name: outputs[inner] for name, inner in hints.items()}}
-
-
-def _judge(
-    model: OnnxTeacher, objective: Objective, batches: Sequence[Batch], wanted: Sequence[Arrays]
-) -> tuple[Score, list[Arrays]]:
-    """Score a model in ONNX Runtime; give its outputs, too."""
-    keeper = ScoreKeeper(objective)
-    outputs: list[Arrays] = []
-    for batch, reference in zip(batches, wanted, strict=True):
-        found = model.outputs(batch.feed)
-        outputs.append(found)
-        mine, wanted_tensors = _tensors(found), _tensors(reference)
-        loss = objective(mine, wanted_tensors, batch).total
-        keeper.add(mine, wanted_tensors, batch, float(loss))
-    return keeper.score(), outputs
-
-
-def _tensors(arrays: Arrays) -> dict[str, Tensor]:
-    return {
-        name: torch.from_numpy(np.array(array))
-        for name, array in arrays.items()
-        if array.dtype.kind in "fiub"
-    }
-
-
-def _some(batches: Sequence[Batch], most: int) -> list[Batch]:
-    """The first batches, up to so many samples."""
-    chosen: list[Batch] = []
-    count = 0
-    for batch in batches:
-        chosen.append(batch)
-        count += batch.size
-        if count >= most:
-            break
-    return chosen
 
 
 @contextlib.contextmanager

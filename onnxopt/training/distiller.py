@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import pathlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -21,11 +18,13 @@ from onnxopt.training.cache import TeacherOutputs
 from onnxopt.training.checkpoints import load_checkpoint, save_checkpoint
 from onnxopt.training.data import Batch, TrainingData
 from onnxopt.training.feeders import Feeder, SampleFeeder
+from onnxopt.training.interruption import InterruptedTrainingError, StopRequest
 from onnxopt.training.low_bit import LowBit
 from onnxopt.training.masks import Masks
 from onnxopt.training.objective import LossParts, Objective
 from onnxopt.training.optimizer import adam_w, set_rate
 from onnxopt.training.parallel import Processes
+from onnxopt.training.progress import Evaluation, Progress, TrainingResult, TrainingState
 from onnxopt.training.schedules import PruningSchedule, keep_largest, warm_up_and_cosine
 from onnxopt.training.score import Score, ScoreKeeper
 from onnxopt.training.settings import TrainingSettings
@@ -42,98 +41,6 @@ _MOST_NAMED = 3
 #: Judging takes about this share of the time, unless that leaves fewer samples than this.
 _JUDGING_SHARE = 0.1
 _LEAST_JUDGED = 256
-#: The loss that is shown is a running mean over about so many steps.
-_SMOOTHING_STEPS = 20
-
-
-class InterruptedTrainingError(KeyboardInterrupt):
-    """The user stopped the training; what it had reached is in the checkpoint, if there is one.
-
-    A Ctrl-C like any other: whoever goes on after errors must not go on after this.
-    """
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a training stands.
-
-    Attributes:
-        step: Steps that were taken.
-        steps: Steps in all, at most.
-        loss: Running mean of the loss.
-        score: The last evaluation in words.
-        seconds_left: Estimate for the rest.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    score: str
-    seconds_left: float
-
-    @property
-    def text(self) -> str:
-        """The same in one line."""
-        minutes, seconds = divmod(round(self.seconds_left), 60)
-        left = f"{minutes} min {seconds:02d} s left" if minutes else f"{seconds} s left"
-        return (
-            f"distilling: step {self.step:,} of {self.steps:,}, loss {self.loss:.4g}, "
-            f"{self.score}, {left}"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """One look at the held-out samples.
-
-    Attributes:
-        step: Steps taken before it.
-        train_loss: Running mean of the loss; NaN before the first step.
-        score: What was measured.
-        sparsity: Share of zeros in masked parameters.
-    """
-
-    step: int
-    train_loss: float
-    score: Score
-    sparsity: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return dataclasses.asdict(self)
-
-
-@dataclasses.dataclass
-class TrainingResult:
-    """What came of a training.
-
-    Attributes:
-        before: The student as it was, with its sparsity if it was pruned at once.
-        best: The evaluation whose weights the student has now.
-        history: All evaluations.
-        steps: Steps that were taken.
-        stopped: Why it ended before its time; empty when it did not.
-        failed: Whether it ended because numbers were no longer finite.
-        resumed_at: Step at which an interrupted training went on; None when it began anew.
-        seconds: Time of this run.
-        teacher_samples: Samples that the teacher was run on.
-        peak_learning_rate: The relative learning rate at its highest.
-    """
-
-    before: Evaluation
-    best: Evaluation
-    history: list[Evaluation]
-    steps: int
-    stopped: str = ""
-    failed: bool = False
-    resumed_at: int | None = None
-    seconds: float = 0.0
-    teacher_samples: int = 0
-    peak_learning_rate: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return dataclasses.asdict(self)
 
 
 class _NotFiniteError(Exception):
@@ -240,7 +147,7 @@ class Distiller:
         if self.settings.threads is not None:
             torch.set_num_threads(self.settings.threads)
         start = time.perf_counter()
-        with _deterministic(), _StopRequest() as stop:
+        with _deterministic(), StopRequest() as stop:
             torch.manual_seed(self.settings.seed)
             self._module = self._processes.wrap(self.student)
             self._optimizer = adam_w(
@@ -266,7 +173,7 @@ class Distiller:
 
     # The loop
 
-    def _train(self, stop: _StopRequest) -> TrainingResult:
+    def _train(self, stop: StopRequest) -> TrainingResult:
         state = self._resume()
         steps, every = self.steps, max(1, self.steps // self.settings.evaluations)
         began, first = time.perf_counter(), state.step
@@ -409,11 +316,11 @@ class Distiller:
                 self._module = module
         return keeper.score()
 
-    def _evaluate(self, state: _State) -> None:
+    def _evaluate(self, state: TrainingState) -> None:
         with self._few_values:
             self._look(state)
 
-    def _look(self, state: _State) -> None:
+    def _look(self, state: TrainingState) -> None:
         score = self._measure()
         evaluation = Evaluation(state.step, state.loss, score, self._masks.sparsity)
         better = score.is_better_than(state.best.score if state.best else None)
@@ -429,12 +336,12 @@ class Distiller:
         else:
             state.without_gain += 1
 
-    def _is_hopeless(self, state: _State, steps: int) -> bool:
+    def _is_hopeless(self, state: TrainingState, steps: int) -> bool:
         still_pruning = self._pruning is not None and state.step < self._pruning.end * steps
         patience = self.settings.patience
         return bool(patience) and not still_pruning and state.without_gain >= patience
 
-    def _finish(self, state: _State) -> TrainingResult:
+    def _finish(self, state: TrainingState) -> TrainingResult:
         if state.best is None:  # masks changed after the last evaluation, or it failed at once
             self._evaluate(state)
         assert state.best is not None
@@ -454,9 +361,9 @@ class Distiller:
 
     # Going on after an interruption
 
-    def _resume(self) -> _State:
+    def _resume(self) -> TrainingState:
         """The state to go on from: a checkpoint's, or the beginning's."""
-        state = _State()
+        state = TrainingState()
         kept = None
         if self._checkpoint is not None:
             kept = load_checkpoint(self._checkpoint, self._mark)
@@ -474,7 +381,7 @@ class Distiller:
         state.resumed_at = state.step
         return state
 
-    def _save(self, state: _State) -> None:
+    def _save(self, state: TrainingState) -> None:
         if self._checkpoint is None or not self._processes.is_first:
             return
         content = {
@@ -487,7 +394,7 @@ class Distiller:
         }
         save_checkpoint(self._checkpoint, content, self._mark)
 
-    def _where_it_stands(self, state: _State) -> str:
+    def _where_it_stands(self, state: TrainingState) -> str:
         where = f"interrupted after step {state.step:,} of {self.steps:,}"
         if self._checkpoint is None:
             return f"{where}; nothing was kept, since there is no checkpoint"
@@ -515,81 +422,6 @@ class Distiller:
         return f"the gradient became NaN or infinite in {named or 'a projection'}"
 
 
-@dataclasses.dataclass
-class _State:
-    """What changes while a student is trained, beside the student itself."""
-
-    step: int = 0
-    loss: float = math.nan
-    score_text: str = ""
-    before: Evaluation | None = None
-    best: Evaluation | None = None
-    best_step: int = 0
-    best_weights: dict[str, Any] = dataclasses.field(default_factory=dict)
-    history: list[Evaluation] = dataclasses.field(default_factory=list)
-    without_gain: int = 0
-    stopped: str = ""
-    failed: bool = False
-    resumed_at: int | None = None
-
-    def add_loss(self, loss: float) -> None:
-        """Move the running mean."""
-        share = 1 / _SMOOTHING_STEPS
-        self.loss = loss if math.isnan(self.loss) else (1 - share) * self.loss + share * loss
-
-    def forget_best(self) -> None:
-        """What was best had fewer zeros than are wanted."""
-        self.best, self.best_weights, self.without_gain = None, {}, 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As tensors and plain data."""
-        fields = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("before", "best", "history")
-        }
-        return {
-            **fields,
-            "before": None if self.before is None else self.before.to_dict(),
-            "best": None if self.best is None else self.best.to_dict(),
-            "history": [each.to_dict() for each in self.history],
-        }
-
-    def restore(self, kept: Mapping[str, Any]) -> None:
-        """The inverse of `to_dict`."""
-        for name, value in kept.items():
-            if name == "history":
-                value = [_evaluation(each) for each in value]
-            elif name in ("before", "best"):
-                value = None if value is None else _evaluation(value)
-            setattr(self, name, value)
-
-
-class _StopRequest:
-    """Turns the first Ctrl-C into a wish, so that no step is left half-way; the second one ends.
-
-    Attributes:
-        requested: Whether it was pressed.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._old: Any = None
-
-    def __enter__(self) -> _StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._old = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._old is not None:
-            signal.signal(signal.SIGINT, self._old)
-
-    def _ask(self, *_: object) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, self._old or signal.default_int_handler)
-
-
 class _deterministic:  # noqa: N801 - used as a statement
     """Where the same steps give the same bits."""
 
@@ -608,10 +440,6 @@ def _most_held_out(settings: TrainingSettings, samples: int) -> int:
     """
     seen = settings.steps_of(max(1, samples // settings.batch_size)) * settings.batch_size
     return max(_LEAST_JUDGED, int(_JUDGING_SHARE * 3 * seen / settings.evaluations))
-
-
-def _evaluation(fields: Mapping[str, Any]) -> Evaluation:
-    return Evaluation(**{**fields, "score": Score(**fields["score"])})
 
 
 def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
