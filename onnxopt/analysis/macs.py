@@ -18,6 +18,7 @@ __all__ = ["has_macs", "macs"]
 
 #: ONNX's inference names sizes that it cannot tell so; they mean nothing to a reader.
 _UNKNOWN_PREFIX = "unk__"
+_FORMULA = frozenset(" +*/()")
 
 
 def has_macs(node: ir.Node) -> bool:
@@ -62,9 +63,16 @@ _Rule = Callable[[_Shapes], Expression | None]
 
 
 def _is_named(size: Expression) -> bool:
-    """Whether the size is made of numbers and of symbols that the model itself names."""
+    """Whether the size is made of numbers and of symbols that the model itself names.
+
+    Some exporters name sizes by formulas, such as ``floor(height/2) + 1``: these cannot be told
+    from ours in a sum, and say less to a reader than that the shape is not known.
+    """
     return all(
-        atom.kind == "dim" and not atom.name.startswith(_UNKNOWN_PREFIX) for atom in size.atoms
+        atom.kind == "dim"
+        and not atom.name.startswith(_UNKNOWN_PREFIX)
+        and _FORMULA.isdisjoint(atom.name)
+        for atom in size.atoms
     )
 
 

@@ -119,3 +119,17 @@ def test_what_cannot_be_written_out_is_said(tmp_path: pathlib.Path) -> None:
     result = run("inspect", coded, "--json")
     assert result.exit_code == 0
     assert "'w' cannot be written out" in json.loads(result.stdout)["notes"][-1]
+
+
+def test_sizes_that_are_named_by_formulas_are_unknown(tmp_path: pathlib.Path) -> None:
+    """Exporters that trace sizes name them so."""
+    text = "g (float[1, h] x, float[h, 1] w) => (float[1, 1] y) { y = MatMul(x, w) }"
+    proto = parse(text)
+    for port in proto.graph.input:
+        for dim in port.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = "(floor(height/2 - 1/2) + 1)*2"
+    onnx.save(proto, tmp_path / "model.onnx")
+    result = run("inspect", tmp_path / "model.onnx")
+    assert result.exit_code == 0, result.output
+    assert "1 node of unknown shape" in " ".join(result.stdout.split())
