@@ -12,6 +12,7 @@ __all__ = [
     "PassFailure",
     "RuntimeCrashError",
     "RuntimeRefusalError",
+    "SampleError",
     "UnsupportedModelError",
     "WorkerLostError",
 ]
@@ -35,6 +36,24 @@ class FeedError(OnnxoptError):
 
 class CalibrationError(OnnxoptError):
     """Data, or what a model makes of them, cannot be calibrated with."""
+
+
+class SampleError(CalibrationError):
+    """A sample cannot be calibrated with.
+
+    Args:
+        problem: What is wrong, without the sample.
+        sample: What the sample is called: its number among those that were read, until who reads
+            them says more.
+    """
+
+    def __init__(self, problem: str, sample: int | str) -> None:
+        super().__init__(problem, sample)
+        self.problem, self.sample = problem, sample
+
+    def __str__(self) -> str:
+        named = f"sample {self.sample}" if isinstance(self.sample, int) else self.sample
+        return f"{self.problem}, in {named}"
 
 
 class EvaluationError(OnnxoptError):

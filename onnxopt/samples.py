@@ -55,6 +55,14 @@ class Samples(Portable):
         total = self.read.count() if isinstance(self.read, Portable) else None
         return None if total is None else sum(map(self.keeps, range(total)))
 
+    def place(self, number: int) -> str:
+        """What the user knows a sample by: its place in all that is read, given its number here."""
+        own = filter(self.keeps, itertools.count())
+        position = next(itertools.islice(own, number - 1, None))
+        if isinstance(self.read, Portable):
+            return self.read.place(position + 1)
+        return super().place(position + 1)
+
     def at(self, positions: Iterable[int]) -> Iterator[Feed]:
         """The samples at ascending positions among these, where they are `seekable`."""
         assert isinstance(self.read, Portable)

@@ -17,7 +17,8 @@ from onnxopt.calibration.observer import ObserverSpec
 from onnxopt.calibration.piecework import observed_by_crew
 from onnxopt.calibration.sweep import Sweep
 from onnxopt.calibration.watch import TensorWatch
-from onnxopt.errors import CalibrationError
+from onnxopt.data import Portable
+from onnxopt.errors import CalibrationError, SampleError
 from onnxopt.model import load, stage
 from onnxopt.parallel import ALONE, Alone, Crew
 from onnxopt.runtime.worker import Worker, shared_worker
@@ -72,9 +73,9 @@ def observe(
         model = load(model)
     result = Observations(left_alone=_unobservable(model, requests))
     wanted = {
-        name: dict.fromkeys(specs)
-        for name, specs in requests.items()
-        if name not in result.left_alone and specs
+        name: dict.fromkeys(requests[name])
+        for name in _in_order(model, requests)
+        if name not in result.left_alone and requests[name]
     }
     result.fingerprints = fingerprints(model, wanted)
     if known is not None and _digest(samples) == (known.samples, known.digest):
@@ -88,12 +89,17 @@ def observe(
         result.samples, result.digest = known.samples, known.digest
         return result
     watches = {name: TensorWatch(specs, skip_unobservable) for name, specs in missing.items()}
-    with _observable(model, missing) as path:
-        if isinstance(crew, Alone):
-            with Sweep(path, watches, worker or shared_worker(), threads) as sweep:
-                total = sweep.all_pieces(samples, on_step)
-        else:
-            total = observed_by_crew(crew, path, samples, watches, threads, on_step)
+    try:
+        with _observable(model, missing) as path:
+            if isinstance(crew, Alone):
+                with Sweep(path, watches, worker or shared_worker(), threads) as sweep:
+                    total = sweep.all_pieces(samples, on_step)
+            else:
+                total = observed_by_crew(crew, path, samples, watches, threads, on_step)
+    except SampleError as error:
+        if not isinstance(samples, Portable) or not isinstance(error.sample, int):
+            raise
+        raise SampleError(error.problem, samples.place(error.sample)) from error
     if not total.samples:
         raise CalibrationError("there are no samples to observe")
     result.samples, result.digest = total.samples, total.digest
@@ -104,6 +110,13 @@ def observe(
         else:
             result.observers.setdefault(name, {}).update(watch.observers)
     return result
+
+
+def _in_order(model: ir.Model, names: Iterable[str]) -> list[str]:
+    """Names of tensors in the order in which they are computed: the first to go wrong is named."""
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    places = {value.name: place for place, value in enumerate(values)}
+    return sorted(names, key=lambda name: places.get(name, -1))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from onnxopt.calibration.fingerprint import DIGEST_MODULUS, feed_digest
 from onnxopt.calibration.pieces import pieces
 from onnxopt.calibration.watch import TensorWatch
 from onnxopt.data import Portable
-from onnxopt.errors import CalibrationError, RuntimeCrashError, RuntimeRefusalError
+from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError, SampleError
 from onnxopt.runtime.worker import Worker
 
 __all__ = ["PackedSeen", "Seen", "Sweep", "step_text"]
@@ -67,7 +67,7 @@ class Sweep:
     Args:
         model: The model, of which everything that is watched is an input or output: its path, or
             its bytes.
-        watches: What to watch, by name.
+        watches: What to watch, by name; of several objections to a sample the first one's is told.
         worker: Where to run it.
         threads: Threads for one operator.
 
@@ -155,9 +155,10 @@ class Sweep:
                 ) from error
             except RuntimeCrashError as error:
                 raise RuntimeCrashError(f"sample {number}: {error}") from error
-            _check(objections, number)
+            _check({name: objections.get(name) for name in self._watches}, number)
             digest += feed_digest(feed)
-        _check(self._worker.settle(session), number)
+        settled = self._worker.settle(session)
+        _check({name: settled.get(name) for name in self._watches}, number)
         return number - start, digest
 
 
@@ -169,4 +170,4 @@ def step_text(number: int, count: int | None) -> str:
 def _check(objections: Mapping[str, str | None], number: int) -> None:
     for tensor, objection in objections.items():
         if objection:
-            raise CalibrationError(f"tensor '{tensor}' {objection}, in sample {number}")
+            raise SampleError(f"tensor '{tensor}' {objection}", number)

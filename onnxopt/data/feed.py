@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxopt.errors import FeedError
 
-__all__ = ["Feed", "InputSpec", "cast", "input_named", "required_inputs"]
+__all__ = ["Feed", "InputSpec", "cast", "fitted", "input_named", "required_inputs"]
 
 #: From input name to array (to a list of arrays for a sequence).
 Feed = dict[str, Any]
@@ -70,15 +70,44 @@ def cast(array: np.ndarray[Any, Any], value: ir.Value | InputSpec, path: pathlib
         path: Where it came from, for the message.
 
     Raises:
-        FeedError: When floats are given for integers or booleans.
+        FeedError: When floats are given for integers or booleans, or no numbers.
     """
     if value.dtype is None or value.dtype == ir.DataType.STRING:
         return array
     wanted = value.dtype.numpy()
     if array.dtype == wanted:
         return np.ascontiguousarray(array)
+    if array.dtype.kind in "OSU":
+        raise FeedError(f"array '{value.name}' of {path} holds no numbers, but {array.dtype}")
     if array.dtype.kind == "f" and np.dtype(wanted).kind in "iub":
         raise FeedError(
             f"array '{value.name}' of {path} is {array.dtype}, but the input takes {wanted}"
         )
     return np.ascontiguousarray(array.astype(wanted))
+
+
+def fitted(array: np.ndarray[Any, Any], spec: InputSpec, path: pathlib.Path) -> Any:
+    """The array in the input's dtype, if it has the input's shape.
+
+    Args:
+        array: What was given.
+        spec: The input that it is for.
+        path: Where it came from, for the message.
+
+    Raises:
+        FeedError: When it does not fit.
+    """
+    made = cast(array, spec, path)
+    if spec.shape is not None and (
+        array.ndim != len(spec.shape)
+        or any(
+            wanted is not None and wanted != size
+            for wanted, size in zip(spec.shape, array.shape, strict=True)
+        )
+    ):
+        wanted = ", ".join("any" if size is None else str(size) for size in spec.shape)
+        raise FeedError(
+            f"a sample of array '{spec.name}' of {path} has shape {list(array.shape)}, but the "
+            f"input takes [{wanted}]"
+        )
+    return made

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.data.feed import Feed, InputSpec, cast
+from onnxopt.data.feed import Feed, InputSpec, fitted
 from onnxopt.data.portable import Portable
 from onnxopt.data.stacks import Stack, open_stacks
 from onnxopt.errors import FeedError
@@ -73,6 +73,12 @@ class FeedFiles(Portable):
         """
         return self._from_folder(positions) if self.path.is_dir() else self._stacked(positions)
 
+    def place(self, number: int) -> str:
+        """The file of a feed, or its number in the one file."""
+        if self.path.is_dir():
+            return f"sample {number} ({_files(self.path)[number - 1].name})"
+        return f"sample {number} of {self.path.name}"
+
     def _from_folder(self, positions: Iterable[int]) -> Iterator[Feed]:
         files = _files(self.path)
         for position in positions:
@@ -80,7 +86,9 @@ class FeedFiles(Portable):
                 return
             arrays = _read_npz(files[position])
             yield {
-                spec.name: cast(arrays[_key(files[position], arrays, spec)], spec, files[position])
+                spec.name: fitted(
+                    arrays[_key(files[position], arrays, spec)], spec, files[position]
+                )
                 for spec in self.inputs
             }
 
@@ -98,7 +106,7 @@ class FeedFiles(Portable):
                     part = array.part(position * step, (position + 1) * step)
                 else:
                     part = array.part(position, position + 1)[0]
-                feed[spec.name] = cast(part, spec, self.path)
+                feed[spec.name] = fitted(part, spec, self.path)
             yield feed
 
     @property

@@ -25,3 +25,7 @@ class Portable(abc.ABC):
     @abc.abstractmethod
     def at(self, positions: Iterable[int]) -> Iterator[Feed]:
         """The feeds at ascending positions; ends with the last there is."""
+
+    def place(self, number: int) -> str:
+        """What the user knows a feed by, given its number, from 1."""
+        return f"sample {number}"

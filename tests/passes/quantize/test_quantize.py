@@ -6,10 +6,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    quantize_dynamic,
+    quantize_static,
+)
 
 import onnxopt
 from onnxopt.accuracy import Budget
+from onnxopt.analysis.quantization import is_quantized
 from onnxopt.errors import CalibrationError, EvaluationError, OptionError
+from onnxopt.model import from_proto
 from onnxopt.pass_manager import parse_pipeline
 from onnxopt.report.run import RunReport
 from onnxopt.settings import Settings
@@ -121,7 +129,7 @@ def test_samples_that_are_no_numbers_stop_the_run(source: pathlib.Path) -> None:
     np.savez(source.with_name("data.npz"), x=numbers)
     target = source.with_name("out.onnx")
     with pytest.raises(
-        CalibrationError, match=r"tensor '\w+' is not a number \(NaN\), in sample 5"
+        CalibrationError, match=r"tensor '\w+' is not a number \(NaN\), in sample 6 of data.npz"
     ):
         _optimize(source, target)
     assert not target.exists()
@@ -237,3 +245,43 @@ def test_nodes_of_a_quantized_model_are_explained_too(source: pathlib.Path) -> N
     _optimize(source, first)
     report = _optimize(first, second)
     assert {each.reason for each in report.treatments} == {"the model is quantized already"}
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self) -> None:
+        self._left = iter(RNG.standard_normal((4, 1, 3, 16, 16)).astype(np.float32))
+
+    def get_next(self) -> Any:
+        rows = next(self._left, None)
+        return None if rows is None else {"x": rows}
+
+
+@pytest.mark.parametrize("way", ["QDQ", "QOperator", "dynamic"])
+def test_models_of_the_runtimes_own_tools_are_left_as_they_are(
+    source: pathlib.Path, way: str
+) -> None:
+    quantized, target = source.with_name("quantized.onnx"), source.with_name("out.onnx")
+    if way == "dynamic":
+        quantize_dynamic(source, quantized)
+    else:
+        quantize_static(source, quantized, _Reader(), quant_format=QuantFormat[way])
+    report = _optimize(quantized, target)
+    assert not report.changed
+    assert quantized.read_bytes() == target.read_bytes()
+    reasons = [each.reason for one in report.passes for each in one.outcome.refusals]
+    assert reasons == ["the model is quantized already"]
+
+
+def test_a_model_of_fused_narrow_weights_counts_as_quantized(tmp_path: pathlib.Path) -> None:
+    node = onnx.helper.make_node(
+        *("MatMulNBits", ["x", "b", "s"], ["y"]),
+        domain="com.microsoft",
+        K=32,
+        N=8,
+        bits=4,
+        block_size=32,
+    )
+    model = from_proto(
+        onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []), ir_version=8)
+    )
+    assert is_quantized(model)
