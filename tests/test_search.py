@@ -174,6 +174,26 @@ def test_a_sum_of_parts_that_misleads_is_measured(
     assert set(first) == fastest
 
 
+class TwoWays(Sums):
+    """Each region can be treated in a second way, which does the same."""
+
+    def treatments(self, region: str) -> Sequence[str]:
+        return ["rough"] if region == "d" else ["rough", "other"]
+
+    def misplaced(self, kernels: Sequence[Kernel], choices: Mapping[str, str]) -> Sequence[str]:
+        """Kernels for the first way are there for each region alone, not beside others."""
+        rough = [region for region in self._misplaced if choices.get(region) == "rough"]
+        return rough if len(set(choices.values())) > 1 or "b" not in choices else []
+
+
+def test_a_region_without_its_kernel_gets_another_treatment(tmp_path: pathlib.Path) -> None:
+    subject = TwoWays(tmp_path, misplaced=["c"])
+    budget = Budget(min_sqnr=20.0, min_agreement=None)
+    finding = search(subject, _bench(shared_worker(), budget))
+    assert finding.choices == {"a": "rough", "c": "other", "d": "rough"}
+    assert "c" not in finding.left
+
+
 def test_the_curve_tells_of_every_plan(tmp_path: pathlib.Path) -> None:
     finding = search(
         Sums(tmp_path), _bench(shared_worker(), Budget(min_sqnr=20.0, min_agreement=None))

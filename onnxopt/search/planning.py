@@ -131,7 +131,7 @@ class _Search:
             if not way[index]:
                 break
             plan = self._put_back(way, index, margin)
-            plan = self._without_misplaced(plan)
+            plan = self._without_misplaced(plan, margin)
             if not plan:
                 finding.reason = NOT_FUSED
                 break
@@ -176,15 +176,37 @@ class _Search:
                 plan = tried
         return plan
 
-    def _without_misplaced(self, plan: dict[str, str]) -> dict[str, str]:
-        """Leave regions alone that do not get their kernels in this very plan."""
+    def _without_misplaced(self, plan: dict[str, str], margin: float) -> dict[str, str]:
+        """Do something else with regions that do not get their kernels in this very plan.
+
+        Each gets the next best of its treatments, as long as there is one that saves anything and
+        the budget holds; then it is left alone.
+        """
+        refused: set[tuple[str, str]] = set()
         while plan:
             misplaced = self._runs.profile(plan).misplaced
             if not misplaced:
                 break
-            plan = {region: kind for region, kind in plan.items() if region not in misplaced}
-            self._finding.left.update(dict.fromkeys(misplaced, NOT_FUSED))
+            refused.update((region, plan[region]) for region in misplaced)
+            kept = {region: kind for region, kind in plan.items() if region not in misplaced}
+            other = {region: self._other_kind(region, refused) for region in misplaced}
+            repaired = {**kept, **{region: kind for region, kind in other.items() if kind}}
+            if repaired != kept and not self._keeps_budget(repaired, margin):
+                repaired = kept
+            plan = repaired
+            left = [region for region in misplaced if region not in plan]
+            self._finding.left.update(dict.fromkeys(left, NOT_FUSED))
         return plan
+
+    def _other_kind(self, region: str, refused: set[tuple[str, str]]) -> str:
+        """The treatment that saves most of those that were not refused; empty if none saves."""
+        gain = self._finding.gain
+        kinds = [
+            kind
+            for kind in self._subject.treatments(region)
+            if (region, kind) not in refused and gain.get((region, kind), 0.0) > 0
+        ]
+        return max(kinds, key=lambda kind: gain[region, kind], default="")
 
     def _no_larger(self, plan: dict[str, str]) -> dict[str, str]:
         """Leave regions alone until the file fits, those first that make it grow most.
