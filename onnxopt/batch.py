@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import secrets
 import shlex
 import tempfile
 import threading
@@ -127,7 +128,8 @@ class _Job:
         output: The folder of results.
         recipe: How it is optimized.
         known: What became of it before.
-        shared: The file by which workers on one machine agree on quiet; None for one worker.
+        shared: Name of the file, in a machine's folder for temporary ones, by which its workers
+            agree on quiet; None for one worker.
         options: Options of ``onnxopt optimize`` that say the same as the recipe.
     """
 
@@ -136,7 +138,7 @@ class _Job:
     output: pathlib.Path
     recipe: Recipe
     known: Row | None
-    shared: pathlib.Path | None
+    shared: str | None
     options: Sequence[str]
 
 
@@ -176,8 +178,8 @@ def optimize_folder(
     names = _models(models, output)
     budget_from(recipe.budget)  # before anything is done that would be in vain
     rows = _done_before(output)
-    with tempfile.TemporaryDirectory(prefix="onnxopt-batch-") as folder:
-        shared = None if isinstance(crew, Alone) else pathlib.Path(folder) / "shared"
+    shared = None if isinstance(crew, Alone) else f"onnxopt-batch-{secrets.token_hex(8)}"
+    try:
         jobs = (
             _Job(
                 name,
@@ -193,6 +195,7 @@ def optimize_folder(
         found: dict[str, Row] = {}
         on_step(f"optimizing models, 0 of {len(names):,} finished")
         with (output / JOURNAL).open("a", encoding="utf-8") as journal:
+            journal.write("\n" if journal.tell() else "")  # the last line may have been cut off
             for outcome in crew.outcomes(_do, jobs):
                 if isinstance(outcome, Lost):
                     outcome = Row(outcome.job.name, "failed", str(outcome.error))
@@ -201,6 +204,9 @@ def optimize_folder(
                     journal.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
                     journal.flush()
                 on_step(f"optimizing models, {len(found):,} of {len(names):,} finished")
+    finally:
+        for left in pathlib.Path(tempfile.gettempdir()).glob(f"{shared}.*") if shared else ():
+            left.unlink(missing_ok=True)
     return BatchReport(
         str(models),
         str(output),
@@ -255,7 +261,8 @@ def _do(model: pathlib.Path | bytes | None, job: _Job) -> Row:
     del model
     start = time.perf_counter()
     with _one_at_a_time:
-        share_machine(job.shared)
+        temporary = pathlib.Path(tempfile.gettempdir())
+        share_machine(None if job.shared is None else temporary / job.shared)
         with working():
             try:
                 row = _finished(job)

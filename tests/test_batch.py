@@ -80,6 +80,7 @@ def test_what_is_finished_is_left_alone(models: pathlib.Path, tmp_path: pathlib.
     }
     for name in ("a.onnx", "deep/c.onnx", "e.onnx"):
         assert (out / name).stat().st_mtime_ns == written[out / name]
+    assert all(row.kept for row in optimize_folder(models, out, UNTIMED, ALONE).rows)
     other = optimize_folder(models, out, UNTIMED.replace(passes="fuse-activations"), ALONE)
     assert not any(row.kept for row in other.rows)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 from typing import Annotated
 
 import typer
 
-from onnxopt.cli.failures import reports_failures
+from onnxopt.cli.failures import INTERRUPTED, reports_failures
 from onnxopt.cli.option_groups import takes_option_groups
 from onnxopt.cli.options import CrewOptions, Json, Passes, Quiet, Recipe
 from onnxopt.cli.progress import progress
@@ -55,9 +56,13 @@ def batch(
         settings = settings.replace(passes=passes)
         options += ["--passes", passes]
     with crew.open(settings.settings) as workers, progress(quiet or as_json) as on_step:
-        result = optimize_folder(
-            models, output, settings, workers, options=options, on_step=on_step
-        )
+        try:
+            result = optimize_folder(
+                models, output, settings, workers, options=options, on_step=on_step
+            )
+        except KeyboardInterrupt:
+            print(f"onnxopt: interrupted; what is finished is in {output}", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
         files = [output / "batch.json"]
         if pages_are_possible():
             files.append(output / "batch.html")

@@ -16,12 +16,12 @@ import typer
 
 from onnxopt.errors import OnnxoptError
 
-__all__ = ["DEBUG_VARIABLE", "reports_failures"]
+__all__ = ["DEBUG_VARIABLE", "INTERRUPTED", "reports_failures"]
 
 DEBUG_VARIABLE = "ONNXOPT_DEBUG"
 
 #: Ended by Ctrl-C, as a shell counts it: 128 + SIGINT.
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +44,7 @@ def reports_failures(exit_code: int = 1) -> Callable[[Callable[P, R]], Callable[
                 raise
             except KeyboardInterrupt as interruption:
                 _say(_one_line(str(interruption)) or "interrupted; nothing was written")
-                raise typer.Exit(_INTERRUPTED) from None
+                raise typer.Exit(INTERRUPTED) from None
             except BrokenPipeError:
                 _drop_stdout()
                 raise typer.Exit(exit_code) from None

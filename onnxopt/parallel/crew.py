@@ -175,4 +175,5 @@ class ExecutorCrew(Crew):
                     self.renew()
                     future = self.submit(function, model, job)
         text = f"the worker process was lost {_MOST_ATTEMPTS} times at the same work"
-        return Lost(job, WorkerLostError(f"{text}: is there enough memory?"))
+        hint = "is there enough memory, and a script's work below if __name__ == '__main__'?"
+        return Lost(job, WorkerLostError(f"{text}: {hint}"))
