@@ -6,7 +6,8 @@ Usage::
     python -m benchmarks.storage --fresh    # all over again
     python -m benchmarks.storage --page     # only the tables
 
-Weights of 2 dimensions and more are pruned by magnitude, tensor by tensor, as float32 or as int8
+Weights of 2 dimensions and more are pruned by magnitude, tensor by tensor: float32; float32 numbers
+that are integers from -127 to 127 times a scale by channel (`palettize{levels=even}`); or int8
 (symmetric, one scale a tensor, behind DequantizeLinear). The numbers that stay are those of trained
 models, or normally distributed in ``matmul-1024``. What accuracy is left is not looked at here.
 """
@@ -27,7 +28,7 @@ import onnx
 from benchmarks import storage_page
 from benchmarks.results import Results
 from benchmarks.zoo import example_feeds, model_path
-from onnxopt.model import from_proto, save
+from onnxopt.model import from_proto, save, to_proto
 from onnxopt.pass_manager import make_pass
 from onnxopt.runtime.statistics import ratio
 from onnxopt.runtime.trial import race
@@ -42,6 +43,8 @@ _SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 _SMALLEST = 256
 _RACE_SECONDS = 2.0
 _LOADS = 3
+#: Options of `palettize` for int8 numbers with a scale for each channel.
+_BY_CHANNEL = {"bits": "8", "levels": "even", "min-elements": "256"}
 _FASHION_MNIST = pathlib.Path(__file__).parents[1] / "models" / "fashion_mnist"
 
 
@@ -55,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     results = Results("storage")
     if not chosen.page:
         for name in chosen.models:
-            for kind in ("float32", "int8"):
+            for kind in ("float32", "int8 by channel", "int8"):
                 for sparsity in chosen.sparsities:
                     key = f"{name}/{kind}/{sparsity}"
                     if chosen.fresh or key not in results:
@@ -70,6 +73,10 @@ def _measure(name: str, kind: str, sparsity: float) -> dict[str, Any]:
     _prune(proto, sparsity)
     if kind == "int8":
         _quantize(proto)
+    if kind == "int8 by channel":
+        narrowed = from_proto(proto)
+        make_pass("palettize", _BY_CHANNEL).run(narrowed)
+        proto = to_proto(narrowed)
     with tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder:
         paths = {
             each: pathlib.Path(folder) / f"{each}.onnx" for each in ("dense", "compact", "coo")

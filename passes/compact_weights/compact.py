@@ -48,7 +48,7 @@ class _Options:
 
     min_bytes: int = 1024
     codes: tuple[Code, ...] = CODES
-    slack: float = 0.02
+    slack: float = 0.01
     max_memory: float = 0.0
     only_again: bool = False
 
