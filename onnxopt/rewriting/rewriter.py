@@ -127,7 +127,9 @@ class Rewriter:
             self.changed[node] = None
         was_output = old.is_graph_output()
         fresh = new in self._fresh
-        certain = proven_shape(old) or (None if fresh else proven_shape(new))
+        certain = proven_shape(old)
+        if certain is None and not fresh:  # a scalar's shape is known, and empty
+            certain = proven_shape(new)
         if was_output or fresh:
             name = old.name
             if fresh or new.type is None:

@@ -224,3 +224,12 @@ def test_what_is_stated_of_an_output_is_not_said_of_a_step_towards_it() -> None:
     assert dims(after) == ("N", 4)
     last.replace(new, step)
     assert dims(step) == ("N", 4)
+
+
+def test_the_shape_of_a_scalar_is_handed_over_too() -> None:
+    model = from_proto(parse("g (float[N] x) => (float y) { y = ReduceSum<keepdims = 0>(x) }"))
+    rewriter, node = _rewriter(model, "y")
+    prove_shape(node.outputs[0], ir.Shape([]))
+    new = rewriter.op("Abs", [node.outputs[0]], like=node.outputs[0])
+    rewriter.replace(node.outputs[0], new)
+    assert dims(new) == ()
