@@ -38,6 +38,11 @@ class Clamp:
     low: float
     high: float
 
+    @property
+    def holds_zero(self) -> bool:
+        """Whether a range of 8-bit numbers, which holds 0, can end where it cuts."""
+        return self.low <= 0 <= self.high and self.low < self.high
+
 
 @dataclasses.dataclass(frozen=True)
 class Product:

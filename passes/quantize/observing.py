@@ -151,8 +151,10 @@ def sizes_of(observations: Observations) -> dict[str, int]:
 def _tensors(graph: ir.Graph, found: Iterable[Product]) -> list[str]:
     names: dict[str, None] = {}
     for product in found:
-        for value in (product.activation, product.unclamped, product.output):
-            names[value.name or ""] = None
+        names[product.activation.name or ""] = names[product.output.name or ""] = None
+        # What a clamp cuts is never quantized by itself, and to look at it would undo its fusion.
+        if product.clamp is not None and not product.clamp.holds_zero:
+            names[product.unclamped.name or ""] = None
     for node in graph:
         if follower(node) is not None:
             for each in (*node.inputs, *node.outputs):

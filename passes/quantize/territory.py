@@ -127,7 +127,7 @@ class Territory:
 
     def _own(self, value: ir.Value, clamp: Clamp | None) -> None:
         """Take in a value with a scale of its own, and the clamp behind it."""
-        if clamp is not None and clamp.low <= 0 <= clamp.high and clamp.low < clamp.high:
+        if clamp is not None and clamp.holds_zero:
             self._clamps[value] = clamp
             value = clamp.node.outputs[0]
             self._bounds[value] = (clamp.low, clamp.high)
