@@ -51,6 +51,7 @@ def look_at_storage(
     coded: int,
     *,
     measure: bool,
+    data: pathlib.Path | None = None,
     request: FeedRequest | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Storage:
@@ -61,7 +62,8 @@ def look_at_storage(
         dense: The same model with all weights written out.
         coded: How many weights the file has in a shorter form.
         measure: Whether to zip, load and run it.
-        request: What is fixed of the inputs that it is run with.
+        data: Inputs that it is run with; made up when None.
+        request: What is fixed of made-up inputs.
         on_step: Told what is being done.
 
     Raises:
@@ -85,5 +87,7 @@ def look_at_storage(
             found,
             zip_bytes=zipped,
             dense_zip_bytes=zipped_bytes(other) if coded else zipped,
-            measured=bench([path, other] if coded else [path], request=request, on_step=on_step),
+            measured=bench(
+                [path, other] if coded else [path], data=data, request=request, on_step=on_step
+            ),
         )

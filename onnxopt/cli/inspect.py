@@ -10,7 +10,7 @@ import typer
 from onnxopt.cli.failures import reports_failures
 from onnxopt.cli.option_groups import takes_option_groups
 from onnxopt.cli.option_text import shapes_from_texts
-from onnxopt.cli.options import Model, Shapes
+from onnxopt.cli.options import FeedOptions, Model
 from onnxopt.cli.progress import progress
 from onnxopt.cli.reports import ReportOptions
 
@@ -50,7 +50,7 @@ Measure = Annotated[
 def inspect(
     model: Model,
     *,
-    shapes: Shapes = None,
+    feeds: FeedOptions,
     channels: Channels = False,
     measure: Measure = False,
     reports: ReportOptions,
@@ -58,13 +58,12 @@ def inspect(
     """Show what is in a model: operators and their cost, weights, inputs and outputs.
 
     Weights that are stored in a shorter form (compact-weights) are shown as the numbers they stand
-    for. The model is run with --measure only. MACs are a formula where sizes are symbolic, and a
-    number with --shape. With --channels, constants are folded first, so that the channels can be
-    followed.
+    for. The model is run with --measure only, on inputs that are made up unless given. MACs are a
+    formula where sizes are symbolic, and a number with --shape. With --channels, constants are
+    folded first, so that the channels can be followed.
     """
-    sizes = shapes_from_texts(shapes)
+    sizes = shapes_from_texts(feeds.shapes)
     from onnxopt.analysis.inspection import inspect_model
-    from onnxopt.data import FeedRequest
     from onnxopt.findings import Findings
     from onnxopt.layers import layers
     from onnxopt.model import load
@@ -79,9 +78,14 @@ def inspect(
     facts = inspect_model(loaded, sizes)
     facts = dataclasses.replace(facts, notes=(*facts.notes, *notes))
     with progress(reports.is_silent or not measure) as on_step:
-        request = FeedRequest(shapes=sizes)
         storage = look_at_storage(
-            model, loaded, coded, measure=measure, request=request, on_step=on_step
+            model,
+            loaded,
+            coded,
+            measure=measure,
+            data=feeds.data,
+            request=feeds.request(model) if measure else None,
+            on_step=on_step,
         )
     found = Findings(layers(loaded)) if reports.wants_details else Findings()
     groups = _channel_groups(loaded) if channels else None
