@@ -174,6 +174,22 @@ def test_a_sum_of_parts_that_misleads_is_measured(
     assert set(first) == fastest
 
 
+@pytest.mark.parametrize(("seconds", "last"), [(3.6, {"a", "c"}), (4.5, {"a", "c", "d"})])
+def test_a_little_time_is_spent_where_decisions_are_few(
+    seconds: float, last: set[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def profile(runs: Runs, choices: Mapping[str, str]) -> Profile:
+        del runs
+        total = seconds if set(choices) == {"a", "c"} else 3.5 if "d" in choices else 9.0
+        return Profile({name: 0.5 if name in choices else 1.0 for name in _NOISE}, total, ())
+
+    monkeypatch.setattr(Runs, "profile", profile)
+    bench = _bench(shared_worker(), Budget(min_sqnr=None, min_agreement=0.85))
+    finding = search(Sums(tmp_path), dataclasses.replace(bench, goal="latency"))
+    timed = [set(point.choices) for point in finding.curve if point.speed is not None]
+    assert timed == [last]
+
+
 class TwoWays(Sums):
     """Each region can be treated in a second way, which does the same."""
 

@@ -14,7 +14,7 @@ from onnxopt.runtime.statistics import ratio, undisturbed
 from onnxopt.runtime.trial import race
 from onnxopt.search.finding import Finding, Point
 from onnxopt.search.runs import Judged, Runs
-from onnxopt.search.subject import Subject
+from onnxopt.search.subject import Choices, Subject
 from onnxopt.search.trades import NOT_FUSED, Trades
 from onnxopt.workbench import Effort, Workbench
 
@@ -28,6 +28,10 @@ _LEFT_ALONE, _NOTICEABLY = 8, 0.99
 #: Other samples may be worse than those that a plan was chosen by: so many standard errors of the
 #: noise are allowed for, and each time that other samples are worse indeed, so many more.
 _MARGIN = 1.0
+#: Flips that are so small a part of the budget are none to do anything about; else plans are looked
+#: at so many steps further on, and one is taken that takes at most so many times as long.
+_HARDLY_ANY = 0.25
+_STEPS, _HARDLY_LONGER = (1, 2, 3, 4, 6, 8, 12, 16), 1.08
 #: A race whose outcome is not certain is run again, for so many times as long.
 _LONGER = 4.0
 #: On a busy machine intervals are wide; then the least disturbed runs have to be faster by this.
@@ -130,7 +134,8 @@ class _Search:
             index = self._first_good(way, start, margin)
             if not way[index]:
                 break
-            plan = self._put_back(way, index, margin)
+            surer = self._surer(way, index, margin)
+            plan = self._put_back(way, index, margin) if surer == index else dict(way[surer])
             plan = self._without_misplaced(plan, margin)
             if not plan:
                 finding.reason = NOT_FUSED
@@ -144,7 +149,7 @@ class _Search:
                 finding.choices = plan
                 return
             finding.reason = objection
-            self._tried[tuple(sorted(plan.items()))] = None  # nor is it to be come back to
+            self._tried[_key(plan)] = None  # nor is it to be come back to
             if finding.speed is not None:
                 break  # it was too slow, and plans further down save less
             start, margin = index + max(1, (len(way) - index) // 16), margin + _MARGIN
@@ -161,6 +166,23 @@ class _Search:
             len(way) - 1,  # the untouched model
             lambda text: self._bench.on_step(f"trying whole plans, {text}"),
         )
+
+    def _surer(self, way: Sequence[dict[str, str]], index: int, margin: float) -> int:
+        """A plan further on that takes hardly longer, where too few decisions prove the budget.
+
+        What was given up first took away most noise for its time, and so does what comes next; an
+        estimate from a few samples is no reason to forgo it.
+        """
+        wanted, judged = self._bench.budget.min_agreement, self._tried.get(_key(way[index]))
+        if wanted is None or judged is None or judged.flips is None or self._bench.goal == "size":
+            return index
+        if judged.flips.share <= _HARDLY_ANY * (1 - wanted):
+            return index
+        most, surer = _HARDLY_LONGER * self._seconds(way[index]), index
+        for step in _STEPS:
+            if index + step < len(way) - 1 and self._seconds(way[index + step]) <= most:
+                surer = index + step
+        return surer if self._keeps_budget(way[surer], margin) else index
 
     def _put_back(self, way: Sequence[dict[str, str]], index: int, margin: float) -> dict[str, str]:
         """Try to treat again what was given up for little."""
@@ -231,7 +253,7 @@ class _Search:
         return plan
 
     def _keeps_budget(self, plan: dict[str, str], margin: float) -> bool:
-        key = tuple(sorted(plan.items()))
+        key = _key(plan)
         if key not in self._tried:
             self._tried[key] = self._runs.judged(plan)
         judged = self._tried[key]
@@ -304,3 +326,7 @@ class _Search:
         if not known or min(known) <= 0:
             return "leaving it alone is faster"
         return f"alone it takes the output to {-10 * math.log10(min(known)):.1f} dB"
+
+
+def _key(plan: Choices) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(plan.items()))
