@@ -7,6 +7,7 @@ model is finished. The next run leaves alone what is finished and has not change
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -14,6 +15,7 @@ import os
 import pathlib
 import secrets
 import shlex
+import shutil
 import tempfile
 import threading
 import time
@@ -283,6 +285,7 @@ def _finished(job: _Job) -> Row:
     if known is not None and known.fingerprint == fingerprint and _is_there(known, target):
         return dataclasses.replace(known, kept=True)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_away(target)
     result = optimize(source, target, settings, on_step=lambda step: let_others_time())
     command = shlex.join(["onnxopt", "optimize", str(source), str(target), *job.options])
     contents = document("optimize", result.to_dict(), command)
@@ -292,6 +295,15 @@ def _finished(job: _Job) -> Row:
     if page is not None:
         write_page(page, [json.loads(json_text(contents))])
     return _row(job, result, fingerprint, report, page)
+
+
+def _clear_away(target: pathlib.Path) -> None:
+    """Take away what a worker that was killed had not finished; its names begin with a dot."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _row(

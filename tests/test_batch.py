@@ -69,6 +69,9 @@ def test_what_is_finished_is_left_alone(models: pathlib.Path, tmp_path: pathlib.
     write_model(models / "b.onnx", 9)
     write_model(models / "broken.onnx", 8)
     (out / "deep" / "d.onnx").unlink()
+    (out / "deep" / ".d.onnx.killed").mkdir()
+    (out / "deep" / ".d.onnx.killed" / "d.onnx").touch()
+    (out / "deep" / ".c.onnx.other").touch()  # of another run, which may still be at it
     with (out / JOURNAL).open("a") as journal:
         journal.write('{"model": "a.onnx", "sta')  # the power went
     again = optimize_folder(models, out, UNTIMED, ALONE)
@@ -78,6 +81,8 @@ def test_what_is_finished_is_left_alone(models: pathlib.Path, tmp_path: pathlib.
         "broken.onnx",
         "deep/d.onnx",
     }
+    assert not (out / "deep" / ".d.onnx.killed").exists()
+    assert (out / "deep" / ".c.onnx.other").exists()
     for name in ("a.onnx", "deep/c.onnx", "e.onnx"):
         assert (out / name).stat().st_mtime_ns == written[out / name]
     assert all(row.kept for row in optimize_folder(models, out, UNTIMED, ALONE).rows)
