@@ -1,5 +1,7 @@
 """What the examples without labels measure with."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -36,3 +38,14 @@ def test_words_and_paragraphs_are_among_the_samples() -> None:
     assert sum(text.count("word") > 1 for text in texts) == 2
     assert len(texts) == 18 + 2 * 3
     assert texts == training_texts(sentences)
+
+
+@pytest.mark.parametrize("example", ["sentence_encoder", "line_recognition"])
+def test_recipes_can_be_read(example: str) -> None:
+    pytest.importorskip("torch")
+    from onnxopt.compress_recipe import read_compress_recipe
+
+    found = read_compress_recipe(Path(__file__).parents[2] / "models" / example / "recipe.toml")
+    assert found.settings.target.of == "latency"
+    assert found.settings.amount is None
+    assert found.budget["min_sqnr"] == 0
