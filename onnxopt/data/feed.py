@@ -37,7 +37,8 @@ class InputSpec:
         """That of an input."""
         shape = None
         if value.shape is not None:
-            shape = tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+            # Exporters of Paddle models write -1 for a size that is open.
+            shape = tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in value.shape)
         return cls(value.name or "", value.dtype, shape)
 
 

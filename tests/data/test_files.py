@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from onnxopt.data import (
@@ -53,6 +54,14 @@ class TestFolders:
             ml_dtypes.bfloat16,
             np.bool_,
         ]
+
+    def test_a_size_of_minus_one_is_open(self, tmp_path: pathlib.Path) -> None:
+        """As exporters of Paddle models write it."""
+        np.savez(tmp_path / "0.npz", image=np.zeros((2, 3, 4), np.float32))
+        model = signature("g (float[N, 3, 4] image) => (y) { y = Identity(image) }")
+        model.graph.inputs[0].shape = ir.Shape([-1, 3, 4])
+        [feed] = FeedSource(model, tmp_path).read()
+        assert feed["image"].shape == (2, 3, 4)
 
     def test_floats_are_not_cast_to_integers(self, tmp_path: pathlib.Path) -> None:
         np.savez(tmp_path / "0.npz", ids=np.array([0.5]))
