@@ -18,6 +18,8 @@ Array = np.ndarray[Any, Any]
 
 #: However wide a row is, keep at least so many.
 _LEAST_ROWS = 8
+#: What is kept should come from so many samples at least.
+_SAMPLES = 4
 
 
 class RowsObserver(Observer):
@@ -43,13 +45,21 @@ class RowsObserver(Observer):
         assert self._layer is not None, "observations from a file are not added to"
         _ = activation.extremes  # refuses what is not finite
         try:
-            rows = self._layer.rows(activation.values, self._per_sample)
+            rows = self._layer.rows(activation.values, self._looked_at(activation.values))
         except ValueError as error:
             raise UnobservableError(str(error)) from error
         rows = np.ascontiguousarray(rows.transpose(1, 0, 2), np.float32)
         if self.rows.size and self.rows.shape[1:] != rows.shape[1:]:
             raise UnobservableError("has another number of columns in another sample")
         self._add(rows, _hashes(rows), len(rows))
+
+    def _looked_at(self, values: Array) -> int:
+        """Rows of a sample to look at: no more than are worth it where only few can be kept."""
+        assert self._layer is not None
+        if values.ndim < 2:
+            return self._per_sample
+        room = self._most_bytes // max(1, 4 * self._layer.row_size(values))
+        return min(self._per_sample, max(_LEAST_ROWS, room // _SAMPLES))
 
     def merge(self, other: Self) -> None:  # noqa: D102
         if not other.rows.size:

@@ -37,6 +37,10 @@ class LayerInput(abc.ABC):
         """
 
     @abc.abstractmethod
+    def row_size(self, array: Array) -> int:
+        """Numbers in a row, those of all groups together; of an array that the layer could take."""
+
+    @abc.abstractmethod
     def matrix(self, weights: Array) -> Array:
         """The layer's weights as [groups, K, M]."""
 
@@ -63,6 +67,9 @@ class ProductInput(LayerInput):
         turned = np.swapaxes(array, -1, -2) if self.transposed else array
         flat = turned.reshape(-1, turned.shape[-1])
         return np.asarray(flat[_spread(len(flat), most)][None])
+
+    def row_size(self, array: Array) -> int:  # noqa: D102
+        return int(array.shape[-2 if self.transposed else -1])
 
     def matrix(self, weights: Array) -> Array:  # noqa: D102
         turned = weights.T if self.weights_transposed else weights
@@ -113,6 +120,9 @@ class ConvolutionInput(LayerInput):
         patches = windows[index]
         patches = patches.reshape(len(patches), self.groups, -1)
         return np.ascontiguousarray(patches.transpose(1, 0, 2))
+
+    def row_size(self, array: Array) -> int:  # noqa: D102
+        return int(array.shape[1]) * math.prod(self.kernel)
 
     def matrix(self, weights: Array) -> Array:  # noqa: D102
         grouped = weights.reshape(self.groups, weights.shape[0] // self.groups, -1)
