@@ -13,6 +13,7 @@ from onnxopt.layers import layer_name
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
 from onnxopt.regions import Product, products
 from onnxopt.runtime.hardware import Target, resolve_target
+from onnxopt.traversal import all_graphs
 from onnxopt.workbench import Goal, Workbench
 
 from ..shared.digest import model_digest
@@ -27,6 +28,7 @@ from .solving import Solution, solve
 __all__ = ["Quantize", "QuantizeOptions"]
 
 _QUANTIZED = "the model is quantized already"
+_IN_A_BODY = "it is inside the body of control flow"
 _NOTHING = "nothing in the model can be computed in 8 bits"
 #: The targets that stand for 16-bit activations.
 _TARGETS = {"uint16": "npu-u16", "int16": "npu-s16"}
@@ -124,6 +126,10 @@ class Quantize(Pass):
             else:
                 outcome.matched[each.node.op_type] += 1
                 found.append(each)
+        for graph in all_graphs(model.graph):
+            for each in products(graph) if graph is not model.graph else ():
+                node = each.node if isinstance(each, Product) else each[0]
+                outcome.refusals.append(Refusal(node.op_type, _IN_A_BODY, layer_name(node)))
         return found
 
     def _report(self, solution: Solution, found: list[Product], outcome: Outcome) -> None:

@@ -285,3 +285,29 @@ def test_a_model_of_fused_narrow_weights_counts_as_quantized(tmp_path: pathlib.P
         onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []), ir_version=8)
     )
     assert is_quantized(model)
+
+
+def test_products_in_bodies_are_left_alone_and_say_so(source: pathlib.Path) -> None:
+    model = parse(
+        """
+        g (float[N, 3, 16, 16] x, bool c) => (float[N, 3, 16, 2] y) {
+            y = If (c) <
+                then_branch = a () => (float[N, 3, 16, 2] t) { t = MatMul(x, w) },
+                else_branch = b () => (float[N, 3, 16, 2] e) { m = MatMul(x, w) e = Neg(m) }
+            >
+        }
+        """,
+        {"w": RNG.standard_normal((16, 2)).astype(np.float32)},
+    )
+    onnx.save(model, source)
+    x = RNG.standard_normal((12, 3, 16, 16)).astype(np.float32)
+    folder = source.with_name("data.npz")
+    np.savez(folder, x=x, c=np.arange(12) % 2 == 0)
+    target = source.with_name("out.onnx")
+    report = _optimize(source, target)
+    assert not report.changed
+    refusals = [each for one in report.passes for each in one.outcome.refusals]
+    assert [(each.rule, each.reason) for each in refusals] == [
+        ("MatMul", "it is inside the body of control flow")
+    ] * 2
+    assert source.read_bytes() == target.read_bytes()
