@@ -51,7 +51,6 @@ class Cluster(ExecutorCrew):
             self._client.wait_for_workers(1, timeout=_ANSWER_SECONDS)
         except Exception as error:  # dask raises OSError, ValueError and its own
             raise OptionError(f"no dask scheduler with workers answers at {address}") from error
-        self._executor = self._client.get_executor(pure=False)
         self._shared: tuple[pathlib.Path, Any] | None = None
 
     @property
@@ -63,8 +62,10 @@ class Cluster(ExecutorCrew):
     def submit(  # noqa: D102
         self, function: Function[J, R], model: pathlib.Path | None, job: J
     ) -> concurrent.futures.Future[R]:
-        future: concurrent.futures.Future[R] = self._executor.submit(
-            function, self._sent(model), job
+        # Not by way of the client's executor: what it returns waits for ever where a worker is lost
+        # just when a result is fetched from it. A future of dask's own is computed again.
+        future: concurrent.futures.Future[R] = self._client.submit(
+            function, self._sent(model), job, pure=False
         )
         return future
 
