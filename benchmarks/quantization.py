@@ -124,7 +124,8 @@ def _judge(model: str, made: Path, data: Path) -> dict[str, Any]:
             (first,) = feeds(model, data, range(32, 33))
             speed = ratio(*race(worker, [original, made], first, seconds=_RACE_SECONDS))
         except (RuntimeRefusalError, RuntimeCrashError) as error:
-            return {"failure": f"does not run: {error}"}
+            told = str(error).replace(f"{made.parent}/", "")[:200]
+            return {"failure": f"does not run: {told}"}
     row = {
         "bytes": [bytes_on_disk(original), bytes_on_disk(made)],
         "speed": [speed.median, speed.low, speed.high],
