@@ -218,10 +218,10 @@ def batch_norm_statistics(node: ir.Node) -> tuple[Array, Array, Array, Array]:
     if len(numbers) != 4:
         raise Refuse("the statistics of BatchNormalization are not constant")
     scale, bias, mean, variance = numbers
-    deviation = np.sqrt(variance + float_attribute(node, "epsilon", 1e-5))
-    if not all(np.isfinite(each).all() for each in numbers) or not (deviation > 0).all():
+    spread = variance + float_attribute(node, "epsilon", 1e-5)
+    if not all(np.isfinite(each).all() for each in numbers) or not (spread > 0).all():
         raise Refuse("the statistics of BatchNormalization are not finite")
-    return scale, bias, mean, deviation
+    return scale, bias, mean, np.sqrt(spread)
 
 
 def _read_batch_norm(node: ir.Node, context: Context) -> Step:
