@@ -16,10 +16,11 @@ import dataclasses
 from typing import ClassVar
 
 import onnx_ir as ir
-from onnxopt.passes.shared.handing_over import hand_over, require_tensors
 
 from onnxopt.rewriting import Context, Refuse, RewritePass, Rewriter, RewriteRule
 from onnxopt.traversal import all_graphs
+
+from .shared.handing_over import hand_over, require_tensors
 
 __all__ = ["SimplifyLoops"]
 

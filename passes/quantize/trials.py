@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import pathlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 import onnx_ir as ir
 
-from onnxopt.model import load, save
 from onnxopt.regions import Product
 from onnxopt.runtime.messages import Kernel
 
+from ..shared.trial_files import TrialFiles, owner_by_name
 from .lowering import lower
 from .numbers import Numbers
 from .plan import Mode, Plan, treatment
@@ -28,10 +26,6 @@ _FLOAT_KERNELS = frozenset(
 )
 #: About what the nodes and scales weigh that a product gets.
 _NODE_BYTES = 600
-
-
-#: What the name of a product begins with that the runtime computes along with its activation.
-_FUSED = "fused "
 
 
 def name_nodes(model: ir.Model) -> None:
@@ -65,52 +59,31 @@ class Workshop:
     """
 
     def __init__(self, model: ir.Model) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxopt-quantize-")
-        self._path = pathlib.Path(self._folder.name)
-        self._count = itertools.count()
-        save(model, self._path / "base.onnx", "always")
-        self._base = load(self._path / "base.onnx")
-        _annotate(self._base, model)
+        self._files = TrialFiles(model)
+        _annotate(self._files.base, model)
 
     def __enter__(self) -> Workshop:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        self._files.close()
 
-    @contextlib.contextmanager
-    def write(self, plan: Plan, numbers: Numbers | None) -> Iterator[pathlib.Path]:
+    def write(
+        self, plan: Plan, numbers: Numbers | None
+    ) -> contextlib.AbstractContextManager[pathlib.Path]:
         """A model with a plan carried out, as a file that is there while the context lasts."""
-        with self._saved(self._built(plan, numbers)) as path:
-            yield path
+        return self._files.saved(self._built(plan, numbers))
 
     def size(self, plan: Plan, numbers: Numbers) -> int:
         """Bytes of a model with a plan carried out, as one file."""
-        model = self._built(plan, numbers)
-        outside = [
-            value.const_value
-            for graph in model.graphs()
-            for value in graph.initializers.values()
-            if isinstance(value.const_value, ir.ExternalTensor)
-        ]
-        with self._saved(model) as path:
-            return path.stat().st_size + sum(tensor.nbytes for tensor in outside)
+        return self._files.size(self._built(plan, numbers))
 
     def _built(self, plan: Plan, numbers: Numbers | None) -> ir.Model:
-        model = self._base.clone()
+        model = self._files.base.clone()
         if plan.quantizes:
             assert numbers is not None
             lower(model, plan, numbers)
         return model
-
-    @contextlib.contextmanager
-    def _saved(self, model: ir.Model) -> Iterator[pathlib.Path]:
-        path = self._path / f"trial{next(self._count)}.onnx"
-        ir.save(model, path)
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
 
 
 def _annotate(model: ir.Model, known: ir.Model) -> None:
@@ -193,7 +166,7 @@ class Trials:
 
         The runtime names kernels after nodes or after what they give, and adds to that.
         """
-        return _longest(kernel, self._owners)
+        return owner_by_name(kernel, self._owners)
 
     def misplaced(self, kernels: Sequence[Kernel], choices: Mapping[str, str]) -> Sequence[str]:
         """Products that are computed in float although they are quantized.
@@ -209,7 +182,7 @@ class Trials:
             if name
         }
         float_ones = [kernel.node for kernel in kernels if kernel.op_type in _FLOAT_KERNELS]
-        found = (_longest(node, names) for node in float_ones)
+        found = (owner_by_name(node, names) for node in float_ones)
         return [key for key in found if key is not None and key in choices]
 
     def build(self, choices: Mapping[str, str]) -> contextlib.AbstractContextManager[pathlib.Path]:
@@ -230,15 +203,6 @@ def _read_elsewhere(product: Product, treated: Set[ir.Node]) -> bool:
             return False
         value, reader = producer.inputs[0], producer  # what lies between only moves numbers
     return False
-
-
-def _longest(kernel: str, names: Mapping[str, str]) -> str | None:
-    """What belongs to the longest name that a kernel's name begins with."""
-    kernel = kernel.removeprefix(_FUSED)
-    for end in range(len(kernel), 0, -1):
-        if kernel[:end] in names:
-            return names[kernel[:end]]
-    return None
 
 
 def _borders(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import pathlib
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 from onnxopt.passes.infer_shapes import InferShapes
 
-from onnxopt.model import load, save
 from onnxopt.runtime.messages import Kernel
 
+from ..shared.trial_files import TrialFiles, owner_by_name
 from .lowering import lower_weights
 from .narrowing import Form, Narrow, stored_bytes
 from .stores import Store, stores
@@ -38,12 +36,8 @@ class Trials:
         weights: Mapping[tuple[str, Form], Narrow],
         block: int,
     ) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxopt-weights-")
-        self._path = pathlib.Path(self._folder.name)
-        self._count = itertools.count()
-        save(model, self._path / "base.onnx", "always")
-        self._base = load(self._path / "base.onnx")
-        InferShapes()(self._base)
+        self._files = TrialFiles(model)
+        InferShapes()(self._files.base)
         self._weights, self._block = weights, block
         self._stores = {store.key: store for store in found}
         self._owners = {
@@ -58,7 +52,7 @@ class Trials:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        self._files.close()
 
     def regions(self) -> Sequence[str]:
         """The keys of the stores."""
@@ -77,15 +71,7 @@ class Trials:
 
     def size(self, choices: Mapping[str, str]) -> int:
         """Bytes of the model with these forms, weights included."""
-        model = self._built(choices)
-        outside = [
-            value.const_value
-            for graph in model.graphs()
-            for value in graph.initializers.values()
-            if isinstance(value.const_value, ir.ExternalTensor)
-        ]
-        with self._saved(model) as path:
-            return path.stat().st_size + sum(tensor.nbytes for tensor in outside)
+        return self._files.size(self._built(choices))
 
     def borders(self) -> Sequence[tuple[str, str, int]]:
         """None: all that goes from one product to another is float."""
@@ -98,34 +84,20 @@ class Trials:
 
     def owner(self, kernel: str) -> str | None:
         """The store that a kernel reads, by the longest name of a reader that it begins with."""
-        for end in range(len(kernel), 0, -1):
-            if kernel[:end] in self._owners:
-                return self._owners[kernel[:end]]
-        return None
+        return owner_by_name(kernel, self._owners)
 
     def misplaced(self, kernels: Sequence[Kernel], choices: Mapping[str, str]) -> Sequence[str]:
         """None: what is not fused is slower, and the times tell."""
         del kernels, choices
         return []
 
-    @contextlib.contextmanager
-    def build(self, choices: Mapping[str, str]) -> Iterator[pathlib.Path]:
+    def build(self, choices: Mapping[str, str]) -> contextlib.AbstractContextManager[pathlib.Path]:
         """A model with some stores narrowed, as a file that is there while the context lasts."""
-        with self._saved(self._built(choices)) as path:
-            yield path
+        return self._files.saved(self._built(choices))
 
     def _built(self, choices: Mapping[str, str]) -> ir.Model:
-        model = self._base.clone()
+        model = self._files.base.clone()
         found = [each for each in stores(model, 0, frozenset()) if isinstance(each, Store)]
         forms = {key: Form(form) for key, form in choices.items()}
         lower_weights(model, found, forms, self._weights)
         return model
-
-    @contextlib.contextmanager
-    def _saved(self, model: ir.Model) -> Iterator[pathlib.Path]:
-        path = self._path / f"trial{next(self._count)}.onnx"
-        ir.save(model, path)
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)

@@ -22,7 +22,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
-from onnxopt.passes.shared.handing_over import hand_over, require_tensors
 
 from onnxopt.analysis.ranks import Ranks
 from onnxopt.analysis.symbolic import SymbolicFacts
@@ -31,6 +30,7 @@ from onnxopt.pass_contract import Outcome, Pass
 from onnxopt.rewriting import Context, Refuse, Rewriter, RewriteRule, rewrite
 from onnxopt.traversal import nodes_by_operator
 
+from ..shared.handing_over import hand_over, require_tensors
 from .inlining import Inliner, require_movable
 
 __all__ = ["ResolveControlFlow"]

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
-from onnxopt.passes.shared.handing_over import require_tensors
 
 from onnxopt.rewriting import Context, Refuse, Rewriter
 from onnxopt.traversal import bodies
+
+from ..shared.handing_over import require_tensors
 
 __all__ = ["Inliner", "require_movable"]
 
