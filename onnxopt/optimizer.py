@@ -22,6 +22,7 @@ from onnxopt.halving import first_that
 from onnxopt.instruments.counts import Counts, Timing
 from onnxopt.instruments.fusions import census
 from onnxopt.instruments.reproducer import CountRuns, write_reproducer
+from onnxopt.instruments.telling import Telling
 from onnxopt.instruments.verify import KeepInterface, Objection, PassRejectedError, VerifyEach
 from onnxopt.model import Interface, from_proto, load, restore_interface, save
 from onnxopt.original import Original
@@ -130,7 +131,7 @@ class _Run:
         """Load, optimize, save, report."""
         start = time.perf_counter()
         self.on_step("loading")
-        self.original = Original(self.source, self.settings)
+        self.original = Original(self.source, self.settings, self.on_step)
         with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
             self.folder = pathlib.Path(folder)
             try:
@@ -191,7 +192,6 @@ class _Run:
     def _good_candidate_of(self, count: int) -> Candidate:
         """Run the first passes; while the result is no good, leave out the pass at fault."""
         while True:
-            self.on_step("optimizing")
             try:
                 candidate = self._build(self._kept_passes(count))
             except PassRejectedError as error:
@@ -226,6 +226,7 @@ class _Run:
             Counts(model),
             KeepInterface(self.original.interface),
             runs,
+            Telling(self.on_step),
         ]
         if self.settings.verify == "each":
             instruments.append(VerifyEach(self.original.referee, self.folder))
@@ -244,7 +245,7 @@ class _Run:
         if not any(pass_.kind is Kind.LOSSY for pass_ in passes):
             return None
         if self._workbench is None:
-            self._workbench = self.original.workbench(self._crew, self.on_step)
+            self._workbench = self.original.workbench(self._crew)
         return self._workbench
 
     def _judge(self, candidate: Candidate, *, size: bool = True) -> Objection | None:

@@ -56,6 +56,7 @@ class Original:
     Args:
         path: Where it is.
         settings: How to run it.
+        on_step: Told what is being done.
 
     Attributes:
         interface: Its interface.
@@ -67,8 +68,11 @@ class Original:
         OnnxoptError: When it cannot be loaded, or the settings do not fit it.
     """
 
-    def __init__(self, path: pathlib.Path, settings: Settings) -> None:
+    def __init__(
+        self, path: pathlib.Path, settings: Settings, on_step: Callable[[str], None]
+    ) -> None:
         self.path = path
+        self._on_step = on_step
         self.notes: list[str] = []
         self._settings = settings
         self._worker: Worker = shared_worker("trials")
@@ -178,12 +182,11 @@ class Original:
         report.inputs = {name: list(getattr(value, "shape", ())) for name, value in feed.items()}
         report.findings.layers.extend(beside(after.layers, before.layers))
 
-    def workbench(self, crew: Crew, on_step: Callable[[str], None]) -> Workbench:
+    def workbench(self, crew: Crew) -> Workbench:
         """What lossy passes work with.
 
         Args:
             crew: Who observes and tries out.
-            on_step: Told what is being done.
 
         Raises:
             OnnxoptError: When the runtime refuses the original, or no inputs for it are found.
@@ -205,7 +208,7 @@ class Original:
             goal=settings.goal,
             effort=settings.effort,
             most_bytes=self.facts.bytes,
-            on_step=on_step,
+            on_step=self._on_step,
         )
 
     def close(self) -> None:
@@ -235,15 +238,22 @@ class Original:
     ) -> tuple[Objection | None, Trial | None]:
         path = candidate.staged.path
         if not candidate.lossy:
-            objection, trial, candidate.differences = referee.judge(path)
+            objection, trial, candidate.differences = referee.judge(path, on_run=self._tell_run)
             return objection, trial
         objection, trial, candidate.fidelity = referee.judge_lossy(
-            path, self._settings.budget, lambda: _at_most(self._samples()[1], _HELD_OUT_BYTES)
+            path,
+            self._settings.budget,
+            lambda: _at_most(self._samples()[1], _HELD_OUT_BYTES),
+            self._tell_run,
         )
         return objection, trial
 
+    def _tell_run(self, text: str) -> None:
+        self._on_step(f"verifying, sample {text}")
+
     def _time(self, candidate: Candidate, referee: Referee) -> Objection | None:
         assert candidate.trial is not None
+        self._on_step("timing beside the original")
         guard = SpeedGuard(
             self._worker,
             referee.reference,

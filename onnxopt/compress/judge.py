@@ -49,7 +49,7 @@ class Judge:
         on_step: Callable[[str], None],
     ) -> None:
         on_step("reading samples")
-        self.path, self._settings = path, settings
+        self.path, self._settings, self._on_step = path, settings, on_step
         model = load(path)
         self.data: TrainingData = read_training_data(model, data, settings.distill.labels)
         training, held_out = self.data.split()
@@ -59,9 +59,8 @@ class Judge:
         step = max(1, len(training) // _MOST_CALIBRATION)
         self.calibration = training[::step][:_MOST_CALIBRATION]
         self._worker = Worker()
-        on_step("running the original")
         try:
-            self._names, self._wanted = self._outputs(path)
+            self._names, self._wanted = self._outputs(path, "running the original")
         except OnnxoptError as error:
             self._worker.stop()
             raise ModelError(f"{path} cannot be run on the samples: {error}") from error
@@ -78,7 +77,7 @@ class Judge:
 
     def look(self, path: pathlib.Path, name: str, seconds: float) -> StageReport:
         """Measure and judge a model."""
-        _, given = self._outputs(path)
+        _, given = self._outputs(path, f"{name}: judging")
         found = fidelity(self._wanted, given, self._names)
         evaluate = self._settings.budget.evaluate
         if evaluate is not None and self._score is not None:
@@ -121,10 +120,13 @@ class Judge:
             seconds=self._settings.seconds,
         )
 
-    def _outputs(self, path: pathlib.Path) -> tuple[list[str], list[list[Any]]]:
+    def _outputs(self, path: pathlib.Path, what: str) -> tuple[list[str], list[list[Any]]]:
         info = self._worker.open(path, threads=self._settings.threads)
+        outputs: list[list[Any]] = []
         try:
-            outputs = [self._worker.run(info.session, feed) for feed in self.held_out]
+            for number, feed in enumerate(self.held_out, start=1):
+                self._on_step(f"{what}, sample {number:,} of {len(self.held_out):,}")
+                outputs.append(self._worker.run(info.session, feed))
         finally:
             self._worker.close(info.session)
         return [port.name for port in info.outputs], outputs

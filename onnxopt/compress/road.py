@@ -350,7 +350,6 @@ class _Road:
 
     def _keep(self, path: pathlib.Path, name: str, seconds: float) -> None:
         """Measure a stage's model and note it down."""
-        self.on_step(f"{name}: judging")
         self.stages.append(self.judge.look(path, name, seconds))
         self._files.append(path)
 

@@ -124,15 +124,24 @@ class Referee:
         trial.close(self._worker)
 
     def judge(
-        self, candidate: str | os.PathLike[str], *, fusions: bool = True
+        self,
+        candidate: str | os.PathLike[str],
+        *,
+        fusions: bool = True,
+        on_run: Callable[[str], None] = lambda text: None,
     ) -> tuple[Objection | None, Trial | None, list[Difference]]:
         """Run a candidate.
+
+        Args:
+            candidate: Path of the model.
+            fusions: Whether the runtime may not fuse less than in the original.
+            on_run: Told which run begins, such as ``2 of 8``.
 
         Returns:
             The first objection, or None; what the run showed, if it ran; and how each output of
             each feed differs.
         """
-        objection, trial = self._first_look(candidate, self.feeds)
+        objection, trial = self._first_look(candidate, self.feeds, on_run)
         if objection is not None or trial is None:
             return objection, trial, []
         differences, wrong = self._differences(trial)
@@ -150,7 +159,11 @@ class Referee:
         return None, trial, differences
 
     def judge_lossy(
-        self, candidate: str | os.PathLike[str], budget: Budget, held_out: Callable[[], list[Feed]]
+        self,
+        candidate: str | os.PathLike[str],
+        budget: Budget,
+        held_out: Callable[[], list[Feed]],
+        on_run: Callable[[str], None] = lambda text: None,
     ) -> tuple[Objection | None, Trial | None, Fidelity | None]:
         """Run a candidate of which only a part of the accuracy is asked.
 
@@ -158,6 +171,7 @@ class Referee:
             candidate: Path of the model.
             budget: What it may cost.
             held_out: Feeds to judge with; asked once.
+            on_run: Told which run of the candidate begins, such as ``2 of 64``.
 
         Returns:
             The first objection, or None; what the run showed, if it ran; and how true it is.
@@ -167,7 +181,7 @@ class Referee:
             original = try_model(self._worker, self._original, feeds, threads=self._threads)
             self._held_out = feeds, original.outputs
         feeds, expected = self._held_out
-        objection, trial = self._first_look(candidate, feeds)
+        objection, trial = self._first_look(candidate, feeds, on_run)
         if objection is not None or trial is None:
             return objection, trial, None
         names = [port.name for port in self.reference.info.outputs]
@@ -181,11 +195,14 @@ class Referee:
         return None if message is None else Objection("accuracy", message), trial, found
 
     def _first_look(
-        self, candidate: str | os.PathLike[str], feeds: list[Feed]
+        self,
+        candidate: str | os.PathLike[str],
+        feeds: list[Feed],
+        on_run: Callable[[str], None],
     ) -> tuple[Objection | None, Trial | None]:
         """Whether a candidate runs and has the original's interface, and what running it showed."""
         try:
-            trial = self._try(candidate, feeds)
+            trial = self._try(candidate, feeds, on_run=on_run)
         except RuntimeCrashError as error:
             return Objection("crash", str(error)), None
         except RuntimeRefusalError as error:
@@ -205,6 +222,7 @@ class Referee:
         feeds: list[Feed],
         info: SessionInfo | None = None,
         outputs: list[list[Any]] | None = None,
+        on_run: Callable[[str], None] = lambda text: None,
     ) -> Trial:
         return try_model(
             self._worker,
@@ -215,6 +233,7 @@ class Referee:
             keep_open=self._keep_open,
             info=info,
             outputs=outputs,
+            on_run=on_run,
         )
 
     def _differences(self, trial: Trial) -> tuple[list[Difference], Difference | None]:

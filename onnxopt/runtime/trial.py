@@ -57,6 +57,7 @@ def try_model(
     keep_open: bool = False,
     info: SessionInfo | None = None,
     outputs: list[list[Any]] | None = None,
+    on_run: Callable[[str], None] = lambda text: None,
 ) -> Trial:
     """Load a model and run it on each feed.
 
@@ -73,6 +74,7 @@ def try_model(
         keep_open: Leave the session open for a `race`.
         info: A session that is open already, with profiling.
         outputs: What that session gave for the feeds already.
+        on_run: Told which run of how many begins, such as ``2 of 8``.
 
     Raises:
         RuntimeRefusalError: When the runtime does not load or run it.
@@ -83,7 +85,10 @@ def try_model(
     generation: int | None = worker.generation
     try:
         if outputs is None:
-            outputs = [worker.run(info.session, feed) for feed in feeds]
+            outputs = []
+            for number, feed in enumerate(feeds, start=1):
+                on_run(f"{number:,} of {len(feeds):,}")
+                outputs.append(worker.run(info.session, feed))
         kernels = worker.kernels(info.session)
         times = worker.time([info.session], feeds[0], seconds, 3)[0] if seconds and feeds else []
     except BaseException:

@@ -63,7 +63,6 @@ def best_ranges(
     ways = _CHOICES
     if bench.effort == "low" or not plan.keys(Mode.STATIC, Mode.STATIC_INPUT):
         ways = _CHOICES[:1]
-    bench.on_step("choosing ranges")
     feeds = bench.calibration.first(_PROBES)
     with workshop.write(Plan({}), None) as path:
         reference = try_model(bench.worker, path, feeds, threads=bench.threads)
@@ -79,7 +78,8 @@ def best_ranges(
         return fidelity(reference.outputs, trial.outputs, names).sqnr_db
 
     tried = []
-    for way in ways:
+    for number, way in enumerate(ways, start=1):
+        bench.on_step(f"choosing ranges, way {number} of {len(ways)}")
         ranges = ranges_for(observations, found, bench, way)
         tried.append(Choice(way, ranges, decibels(ranges)))
     return max(tried, key=lambda each: each.decibels)

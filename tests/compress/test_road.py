@@ -108,6 +108,15 @@ def test_a_budget_that_is_exceeded_has_the_road_walked_with_less(
     assert sum("walked again with less" in note for note in report.notes) == 2
 
 
+def test_steps_say_how_far_they_are(paths: dict[str, pathlib.Path]) -> None:
+    steps: list[str] = []
+    compress(paths["teacher"], paths["out"], paths["data"], FAST, on_step=steps.append)
+    judged = [step.partition("sample ")[2] for step in steps if ": judging, sample" in step]
+    count = int(judged[-1].split(" of ")[1])
+    assert judged[:count] == [f"{number} of {count}" for number in range(1, count + 1)]
+    assert f"running the original, sample {count} of {count}" in steps
+
+
 def test_ctrl_c_while_training_ends_the_road(paths: dict[str, pathlib.Path]) -> None:
     def stop(step: str) -> None:
         if step.startswith("distill: distilling: step"):
