@@ -50,7 +50,7 @@ class LoopOptions(OptionGroup):
         float | None,
         typer.Option(
             help="Length of a step, relative to the size of a weight.",
-            show_default="0.01",
+            show_default="by short trials",
             rich_help_panel=_LOOP,
         ),
     ] = None

@@ -274,6 +274,7 @@ class _Road:
         except OnnxoptError as error:
             self.notes.append(f"{name} was left out: {error}")
             return student
+        self.notes += [f"{name}: {each}" for each in step.facts["notes"]]
         self._keep(step.path, name, step.seconds)
         self.stages[-1].distillation = step.facts
         return step.path

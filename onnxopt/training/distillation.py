@@ -29,6 +29,7 @@ from onnxopt.training.distiller import Augment, Distiller, TrainingResult
 from onnxopt.training.hints import projections
 from onnxopt.training.importer import import_model
 from onnxopt.training.judging import first_batches, judge
+from onnxopt.training.learning_rate import told
 from onnxopt.training.low_bit import LowBit
 from onnxopt.training.module import OnnxModule
 from onnxopt.training.named_module import NamedModule
@@ -369,6 +370,8 @@ class _Run:
         start: float,
     ) -> DistillReport:
         """Write the result beside its place, judge that very file, and move it there."""
+        if result.rate_trials:
+            self.notes.append(told(result.rate_trials))
         if result.stopped:
             self.notes.append(f"Training stopped: {result.stopped}.")
         if result.failed:

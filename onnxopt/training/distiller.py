@@ -6,10 +6,8 @@ import contextlib
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,32 +17,35 @@ from onnxopt.training.checkpoints import load_checkpoint, save_checkpoint
 from onnxopt.training.data import Batch, TrainingData
 from onnxopt.training.feeders import Feeder, SampleFeeder
 from onnxopt.training.interruption import InterruptedTrainingError, StopRequest
+from onnxopt.training.learning_rate import (
+    USUAL_RATE,
+    RateTrial,
+    best_rate,
+    next_rate,
+    trial_steps,
+)
 from onnxopt.training.low_bit import LowBit
 from onnxopt.training.masks import Masks
-from onnxopt.training.objective import LossParts, Objective
-from onnxopt.training.optimizer import adam_w, set_rate
+from onnxopt.training.objective import Objective
 from onnxopt.training.parallel import Processes
 from onnxopt.training.progress import Evaluation, Progress, TrainingResult, TrainingState
 from onnxopt.training.schedules import PruningSchedule, keep_largest, warm_up_and_cosine
-from onnxopt.training.score import Score, ScoreKeeper
 from onnxopt.training.settings import TrainingSettings
+from onnxopt.training.stepper import Augment, NotFiniteError, Stepper
 from onnxopt.training.teacher import Teacher
 
-__all__ = ["Distiller", "Evaluation", "InterruptedTrainingError", "Progress", "TrainingResult"]
+__all__ = [
+    "Augment",
+    "Distiller",
+    "Evaluation",
+    "InterruptedTrainingError",
+    "Progress",
+    "TrainingResult",
+]
 
-Arrays = dict[str, np.ndarray[Any, Any]]
-#: Changes a feed at random, and its labels where that is needed; mirrored images, for example.
-Augment = Callable[[Batch, np.random.Generator], Batch]
-
-#: Names at most so many parameters in a message.
-_MOST_NAMED = 3
 #: Judging takes about this share of the time, unless that leaves fewer samples than this.
 _JUDGING_SHARE = 0.1
 _LEAST_JUDGED = 256
-
-
-class _NotFiniteError(Exception):
-    """Says what is no longer finite."""
 
 
 class Distiller:
@@ -91,10 +92,8 @@ class Distiller:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         processes: Processes | None = None,
     ) -> None:
-        self.student, self.objective = student, objective
+        self.student = student
         self.settings = settings or TrainingSettings()
-        self._augment, self._penalty = augment, penalty
-        self._scales = frozenset(scales)
         self._few_values = low_bit if low_bit is not None else contextlib.nullcontext()
         self._processes = processes or Processes()
         if isinstance(data, TrainingData):
@@ -133,9 +132,23 @@ class Distiller:
             name: float((self._parameters[name] == 0).float().mean()) for name in self._prunable
         }
         self.steps = self.settings.steps_of(self._feeder.steps_per_epoch)
-        # What is seen once need not be remembered.
-        self._recalls = self.steps > self._feeder.steps_per_epoch and augment is None
-        self._module: nn.Module = student
+        self._stepper = Stepper(
+            student,
+            self._parameters,
+            self._extra,
+            self._masks,
+            objective,
+            self._teacher,
+            data,
+            self.settings,
+            # What is seen once need not be remembered.
+            recall=self.steps > data.steps_per_epoch and augment is None,
+            augment=augment,
+            penalty=penalty,
+            scales=scales,
+            few_values=self._few_values,
+            processes=self._processes,
+        )
 
     def run(self) -> TrainingResult:
         """Train; the student has the best weights afterwards.
@@ -149,17 +162,11 @@ class Distiller:
         start = time.perf_counter()
         with _deterministic(), StopRequest() as stop:
             torch.manual_seed(self.settings.seed)
-            self._module = self._processes.wrap(self.student)
-            self._optimizer = adam_w(
-                self._parameters,
-                self._extra.parameters(),
-                self.settings.weight_decay,
-                self._scales,
-            )
+            self._stepper.join()
+            self._stepper.begin()
             result = self._train(stop)
         result.seconds = time.perf_counter() - start
         result.teacher_samples = self._teacher.computed
-        result.peak_learning_rate = self.settings.learning_rate
         return result
 
     def forget(self) -> None:
@@ -175,14 +182,16 @@ class Distiller:
 
     def _train(self, stop: StopRequest) -> TrainingResult:
         state = self._resume()
+        rate = self._rate(state, stop)
         steps, every = self.steps, max(1, self.steps // self.settings.evaluations)
         began, first = time.perf_counter(), state.step
         while state.step < steps and not state.stopped:
             try:
                 if self._prune(state.step):
                     state.forget_best()
-                loss = self._step(state.step)
-            except _NotFiniteError as error:
+                factor = warm_up_and_cosine(state.step, steps, self.settings.warm_up)
+                loss = self._stepper.take(state.step, rate * factor)
+            except NotFiniteError as error:
                 epoch = state.step // self._feeder.steps_per_epoch + 1
                 state.stopped = f"{error} at step {state.step + 1} (epoch {epoch})"
                 state.failed = True
@@ -211,73 +220,53 @@ class Distiller:
             )
         return self._finish(state)
 
-    def _step(self, step: int) -> float:
-        """Take one step.
+    # The learning rate
 
-        Returns:
-            The loss, over all processes.
-        """
-        batches, count = self._feeder.step(step)
-        generator = np.random.default_rng((self.settings.seed, 1, step, self._processes.rank))
-        self._module.train()
-        self._extra.train()
-        self._optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+    def _rate(self, state: TrainingState, stop: StopRequest) -> float:
+        """The rate that the user chose, or the best of a few short trials."""
+        if state.rate is None:
+            length = trial_steps(self.steps)
+            if self.settings.learning_rate is not None:
+                state.rate = self.settings.learning_rate
+            elif not length:
+                state.rate = USUAL_RATE
+            else:
+                state.rate = self._try_rates(state, length, stop)
+        return state.rate
+
+    def _try_rates(self, state: TrainingState, length: int, stop: StopRequest) -> float:
+        """Train for a few steps with several rates, each time from where the training starts."""
+        student, extra = _copy(self.student.state_dict()), _copy(self._extra.state_dict())
+        random = torch.get_rng_state()
+        while (rate := next_rate(state.trials)) is not None:
+            loss = self._try(rate, length, stop)
+            self.student.load_state_dict(student)
+            self._extra.load_state_dict(extra)
+            torch.set_rng_state(random)
+            self._stepper.begin()
+            if loss is not None:
+                state.trials.append(RateTrial(rate, loss))
+            self._save(state)
+            if stop.requested:
+                raise InterruptedTrainingError(self._where_it_stands(state))
+        return best_rate(state.trials)
+
+    def _try(self, rate: float, length: int, stop: StopRequest) -> float | None:
+        """The held-out loss after a short training; None when it was interrupted."""
+        began, name = time.perf_counter(), f"trying a learning rate of {rate:g}"
+        score = ""
+        for step in range(length):
+            factor = warm_up_and_cosine(step, length, self.settings.warm_up)
+            try:
+                loss = self._stepper.take(step, rate * factor)
+            except NotFiniteError:
+                return math.inf
+            if stop.requested:
+                return None
+            left = (time.perf_counter() - began) / (step + 1) * (length - step - 1)
+            self._on_progress(Progress(step + 1, length, loss, score, left, name))
         with self._few_values:
-            for index, batch in enumerate(batches):
-                share = batch.size / count
-                last = index == len(batches) - 1
-                if last:
-                    total += self._backward(batch, share, generator, penalize=True)
-                else:
-                    with self._processes.unsynchronized(self._module):
-                        total += self._backward(batch, share, generator, penalize=False)
-        total = self._processes.sum(total)
-        if not math.isfinite(total):
-            raise _NotFiniteError("the loss of another process is no longer finite")
-        self._masks.mask_gradients()
-        everything = [*self._parameters.values(), *self._extra.parameters()]
-        norm = nn.utils.get_total_norm([each.grad for each in everything if each.grad is not None])
-        if not math.isfinite(float(norm)):
-            raise _NotFiniteError(self._infinite_gradients())
-        nn.utils.clip_grads_with_norm_(everything, self.settings.clip, norm)
-        rate = self.settings.learning_rate
-        set_rate(
-            self._optimizer, rate * warm_up_and_cosine(step, self.steps, self.settings.warm_up)
-        )
-        self._optimizer.step()
-        self._masks.apply()
-        return total
-
-    def _backward(
-        self, batch: Batch, share: float, generator: np.random.Generator, *, penalize: bool
-    ) -> float:
-        """Add the gradient of one batch; give its part of the loss."""
-        if self._augment is not None:
-            batch = self._augment(batch, generator)
-        needed = self.objective.needs_teacher
-        wanted = self._teacher.of(batch, recall=self._recalls) if needed else {}
-        parts = self._loss(batch, wanted)[0]
-        loss = parts.total * share
-        if penalize and self._penalty is not None:
-            # Processes are averaged, and each adds all of the penalty.
-            loss = loss + self._penalty() / self._processes.count
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise _NotFiniteError(self._not_finite(parts, batch))
-        (loss * self._processes.count).backward()
-        return value
-
-    def _loss(
-        self, batch: Batch, wanted: Arrays
-    ) -> tuple[LossParts, dict[str, Tensor], dict[str, Tensor]]:
-        """The loss of one batch, and the outputs of student and teacher."""
-        teacher = {name: _tensor(array) for name, array in wanted.items()}
-        feed = {name: _tensor(array) for name, array in batch.feed.items()}
-        low = self.settings.bfloat16 and torch.is_grad_enabled()
-        with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            student: dict[str, Tensor] = self._module(feed)
-        return self.objective(student, teacher, batch), student, teacher
+            return self._processes.agree(self._stepper.score().loss)
 
     # Pruning
 
@@ -298,30 +287,12 @@ class Distiller:
 
     # Evaluation
 
-    def _measure(self) -> Score:
-        """Judge the student as it is on the held-out samples."""
-        keeper = ScoreKeeper(self.objective)
-        if self._processes.is_first:
-            module, self._module = self._module, self.student
-            try:
-                self.student.eval()
-                self._extra.eval()
-                with torch.no_grad():
-                    for batch in self._feeder.held_out():
-                        needed = self.objective.needs_teacher
-                        wanted = self._teacher.of_held_out(batch) if needed else {}
-                        parts, student, teacher = self._loss(batch, wanted)
-                        keeper.add(student, teacher, batch, float(parts.total))
-            finally:
-                self._module = module
-        return keeper.score()
-
     def _evaluate(self, state: TrainingState) -> None:
         with self._few_values:
             self._look(state)
 
     def _look(self, state: TrainingState) -> None:
-        score = self._measure()
+        score = self._stepper.score()
         evaluation = Evaluation(state.step, state.loss, score, self._masks.sparsity)
         better = score.is_better_than(state.best.score if state.best else None)
         better = bool(self._processes.agree(float(better)))
@@ -357,6 +328,8 @@ class Distiller:
             state.stopped,
             state.failed,
             state.resumed_at,
+            peak_learning_rate=state.rate or 0.0,
+            rate_trials=state.trials,
         )
 
     # Going on after an interruption
@@ -374,7 +347,7 @@ class Distiller:
             return state
         self.student.load_state_dict(kept["student"])
         self._extra.load_state_dict(kept["extra"])
-        self._optimizer.load_state_dict(kept["optimizer"])
+        self._stepper.optimizer.load_state_dict(kept["optimizer"])
         self._masks.keep.update(kept["masks"])
         torch.set_rng_state(kept["random"])
         state.restore(kept["state"])
@@ -387,7 +360,7 @@ class Distiller:
         content = {
             "student": self.student.state_dict(),
             "extra": self._extra.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self._stepper.optimizer.state_dict(),
             "masks": self._masks.keep,
             "random": torch.get_rng_state(),
             "state": state.to_dict(),
@@ -399,27 +372,6 @@ class Distiller:
         if self._checkpoint is None:
             return f"{where}; nothing was kept, since there is no checkpoint"
         return f"{where}; the same command goes on from there ({self._checkpoint} keeps it)"
-
-    # What is no longer finite
-
-    def _not_finite(self, parts: LossParts, batch: Batch) -> str:
-        for name, array in batch.feed.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                return f"input '{name}' holds NaN or infinity in samples {_few(batch.samples)}"
-        wrong = [
-            name for name, part in parts.parts.items() if not bool(torch.isfinite(part.detach()))
-        ]
-        what = f"the loss of {wrong[0]}" if wrong else "the loss"
-        return f"{what} became {float(parts.total.detach())} on samples {_few(batch.samples)}"
-
-    def _infinite_gradients(self) -> str:
-        wrong = [
-            name
-            for name, each in self._parameters.items()
-            if each.grad is not None and not bool(torch.isfinite(each.grad).all())
-        ]
-        named = ", ".join(f"'{name}'" for name in wrong[:_MOST_NAMED])
-        return f"the gradient became NaN or infinite in {named or 'a projection'}"
 
 
 class _deterministic:  # noqa: N801 - used as a statement
@@ -442,15 +394,5 @@ def _most_held_out(settings: TrainingSettings, samples: int) -> int:
     return max(_LEAST_JUDGED, int(_JUDGING_SHARE * 3 * seen / settings.evaluations))
 
 
-def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
-    return torch.from_numpy(np.array(array, order="C", copy=not array.flags.writeable or None))
-
-
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: each.detach().clone() for name, each in state.items()}
-
-
-def _few(numbers: Iterable[int]) -> str:
-    chosen = list(numbers)
-    text = ", ".join(str(each) for each in chosen[:_MOST_NAMED])
-    return text + (", ..." if len(chosen) > _MOST_NAMED else "") if chosen else "without numbers"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from onnxopt.training.learning_rate import RateTrial
 from onnxopt.training.score import Score
 
 __all__ = ["Evaluation", "Progress", "TrainingResult", "TrainingState"]
@@ -25,6 +26,7 @@ class Progress:
         loss: Running mean of the loss.
         score: The last evaluation in words.
         seconds_left: Estimate for the rest.
+        what: What is being done.
     """
 
     step: int
@@ -32,16 +34,16 @@ class Progress:
     loss: float
     score: str
     seconds_left: float
+    what: str = "distilling"
 
     @property
     def text(self) -> str:
         """The same in one line."""
         minutes, seconds = divmod(round(self.seconds_left), 60)
         left = f"{minutes} min {seconds:02d} s left" if minutes else f"{seconds} s left"
-        return (
-            f"distilling: step {self.step:,} of {self.steps:,}, loss {self.loss:.4g}, "
-            f"{self.score}, {left}"
-        )
+        where = f"step {self.step:,} of {self.steps:,}"
+        parts = (where, f"loss {self.loss:.4g}", self.score, left)
+        return f"{self.what}: {', '.join(part for part in parts if part)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,7 @@ class TrainingResult:
         seconds: Time of this run.
         teacher_samples: Samples that the teacher was run on.
         peak_learning_rate: The relative learning rate at its highest.
+        rate_trials: The short trainings by which it was chosen; none when it was given.
     """
 
     before: Evaluation
@@ -92,6 +95,7 @@ class TrainingResult:
     seconds: float = 0.0
     teacher_samples: int = 0
     peak_learning_rate: float = 0.0
+    rate_trials: list[RateTrial] = dataclasses.field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -114,6 +118,8 @@ class TrainingState:
     stopped: str = ""
     failed: bool = False
     resumed_at: int | None = None
+    rate: float | None = None
+    trials: list[RateTrial] = dataclasses.field(default_factory=list)
 
     def add_loss(self, loss: float) -> None:
         """Move the running mean."""
@@ -129,13 +135,14 @@ class TrainingState:
         fields = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("before", "best", "history")
+            if field.name not in ("before", "best", "history", "trials")
         }
         return {
             **fields,
             "before": None if self.before is None else self.before.to_dict(),
             "best": None if self.best is None else self.best.to_dict(),
             "history": [each.to_dict() for each in self.history],
+            "trials": [dataclasses.asdict(each) for each in self.trials],
         }
 
     def restore(self, kept: Mapping[str, Any]) -> None:
@@ -143,6 +150,8 @@ class TrainingState:
         for name, value in kept.items():
             if name == "history":
                 value = [_evaluation(each) for each in value]
+            elif name == "trials":
+                value = [RateTrial(**each) for each in value]
             elif name in ("before", "best"):
                 value = None if value is None else _evaluation(value)
             setattr(self, name, value)

@@ -20,7 +20,8 @@ class TrainingSettings:
         learning_rate: Length of a step relative to the size of a weight: each tensor's rate is this
             times the root mean square of its numbers at the start, so that one value serves for
             convolutions and for transformers (Shazeer and Stern, 2018, "Adafactor",
-            arXiv:1804.04235, section 8).
+            arXiv:1804.04235, section 8). None to choose it by short trials from the same start
+            (`onnxopt.training.learning_rate`).
         warm_up: Share of the steps in which the rate rises.
         weight_decay: AdamW's, on parameters of two or more dimensions.
         clip: Largest norm of the gradient.
@@ -37,7 +38,7 @@ class TrainingSettings:
     epochs: float = 10.0
     steps: int | None = None
     batch_size: int = 64
-    learning_rate: float = 0.01
+    learning_rate: float | None = None
     warm_up: float = 0.05
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -51,8 +52,9 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"{name} is a number above 0, not {getattr(self, name):g}")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise OptionError(f"{name} is a number above 0, not {value:g}")
         for name in ("batch_size", "evaluations"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is a whole number from 1, not {getattr(self, name)}")

@@ -15,6 +15,7 @@ import torch
 from onnxopt.errors import OptionError
 from onnxopt.training.data import Batch, TrainingData
 from onnxopt.training.distiller import Distiller, InterruptedTrainingError, Progress
+from onnxopt.training.learning_rate import USUAL_RATE
 from onnxopt.training.masks import n_m_pattern
 from onnxopt.training.schedules import PruningSchedule, keep_largest
 from onnxopt.training.settings import TrainingSettings
@@ -61,7 +62,7 @@ def test_a_student_learns_from_its_teacher() -> None:
 def test_the_student_has_the_best_weights_afterwards() -> None:
     made = distiller()
     result = made.run()
-    assert made._measure() == result.best.score
+    assert made._stepper.score() == result.best.score
     assert all(not each.score.is_better_than(result.best.score) for each in result.history)
 
 
@@ -319,39 +320,146 @@ with joined_processes() as processes:
 """
 
 
-def test_two_processes_train_as_one_does(tmp_path: pathlib.Path) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(_WORKER)
+def run_worker(text: str, processes: int, folder: pathlib.Path, *arguments: str) -> None:
+    script = folder / "worker.py"
+    script.write_text(text)
     root = pathlib.Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-            str(script),
-            str(tmp_path / "two"),
-            "2",
-        ],
+        [sys.executable, *(torchrun if processes > 1 else []), str(script), *arguments],
         check=True,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
         cwd=root,
         timeout=300,
         capture_output=True,
     )
-    subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "one"), "1"],
-        check=True,
-        env=environment,
-        cwd=root,
-        timeout=300,
-        capture_output=True,
-    )
+
+
+def test_two_processes_train_as_one_does(tmp_path: pathlib.Path) -> None:
+    run_worker(_WORKER, 2, tmp_path, str(tmp_path / "two"), "2")
+    run_worker(_WORKER, 1, tmp_path, str(tmp_path / "one"), "1")
     one = torch.load(tmp_path / "one.0")
     ranks = [torch.load(tmp_path / f"two.{rank}") for rank in (0, 1)]
     for name, value in one.items():
         assert torch.equal(ranks[0][name], ranks[1][name])
         torch.testing.assert_close(ranks[0][name], value, rtol=1e-3, atol=1e-4)
     assert not same(one, small.student().state_dict())
+
+
+_TRYING_WORKER = """
+import sys, torch
+from onnxopt.training.distiller import Distiller
+from onnxopt.training.parallel import joined_processes
+from onnxopt.training.settings import TrainingSettings
+from tests.training import small
+
+with joined_processes() as processes:
+    told = []
+    for bad in (False, True):
+        data = small.samples()
+        objective = small.objective(data)
+        if bad:
+            data.feed(17)["x"][0, 2] = float("nan")
+        settings = TrainingSettings(steps=120, batch_size=16, evaluations=3, threads=1)
+        made = Distiller(small.student(), small.teacher(), data, objective, settings,
+                         processes=processes)
+        result = made.run()
+        told.append((result.failed, result.stopped, [vars(each) for each in result.rate_trials]))
+    torch.save(told, f"{sys.argv[1]}.{processes.rank}")
+"""
+
+
+def test_two_processes_try_the_same_rates_and_stop_together(tmp_path: pathlib.Path) -> None:
+    run_worker(_TRYING_WORKER, 2, tmp_path, str(tmp_path / "told"))
+    (good, bad), (other_good, other_bad) = (
+        torch.load(tmp_path / f"told.{rank}", weights_only=False) for rank in (0, 1)
+    )
+    assert good == other_good
+    assert len(good[2]) >= 3
+    assert not good[0]
+    assert bad[0]
+    assert other_bad[0]
+    both = (bad[1], other_bad[1])
+    assert any("input 'x' holds NaN or infinity in samples" in each for each in both)
+    assert any("loss of another process is no longer finite" in each for each in both)
+
+
+BY_TRIAL = TrainingSettings(steps=200, batch_size=16, evaluations=4, threads=1)
+
+
+def test_the_learning_rate_is_chosen_by_trial_and_another_one_for_another_net() -> None:
+    far = distiller(settings=BY_TRIAL).run()
+    near = small.student()
+    distiller(near, settings=dataclasses.replace(BY_TRIAL, steps=600, learning_rate=0.1)).run()
+    fine = distiller(near, settings=BY_TRIAL).run()
+    for result in (far, fine):
+        losses = {trial.rate: trial.loss for trial in result.rate_trials}
+        assert len(losses) >= 3
+        assert losses[result.peak_learning_rate] == min(losses.values())
+    assert far.peak_learning_rate > fine.peak_learning_rate
+    assert far.best.score.loss < far.before.score.loss / 3
+
+
+def test_trials_leave_no_trace_and_are_deterministic() -> None:
+    chosen, given, again = (small.student(dropout=0.2) for _ in range(3))
+    result = distiller(chosen, settings=BY_TRIAL).run()
+    rate = result.peak_learning_rate
+    alone = distiller(given, settings=dataclasses.replace(BY_TRIAL, learning_rate=rate)).run()
+    assert alone.rate_trials == []
+    assert same(weights(chosen), weights(given))
+    assert distiller(again, settings=BY_TRIAL).run().rate_trials == result.rate_trials
+
+
+@pytest.mark.parametrize("calls", [3, 14, 40])
+def test_interrupted_trials_go_on(tmp_path: pathlib.Path, calls: int) -> None:
+    whole, resumed = small.student(dropout=0.2), small.student(dropout=0.2)
+    expected = distiller(whole, settings=BY_TRIAL).run()
+    seen: list[str] = []
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress.text)
+        if len(seen) == calls:
+            signal.raise_signal(signal.SIGINT)
+
+    file = tmp_path / "state"
+    with pytest.raises(InterruptedTrainingError, match="the same command goes on"):
+        distiller(
+            small.student(dropout=0.2), settings=BY_TRIAL, checkpoint=file, on_progress=stop
+        ).run()
+    assert seen[0].startswith("trying a learning rate of 0.003: step 1 of 10, loss")
+    texts: list[str] = []
+    result = distiller(
+        resumed,
+        settings=BY_TRIAL,
+        checkpoint=file,
+        on_progress=lambda progress: texts.append(progress.text),
+    ).run()
+    assert result.rate_trials == expected.rate_trials
+    assert same(weights(whole), weights(resumed))
+    if calls > 10:  # the first trial was over, and is not done again
+        assert not any("0.003: step 1 of" in text for text in texts)
+
+
+def test_a_rate_that_explodes_is_a_bad_one() -> None:
+    class Fragile(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = small.student()
+            self.start = self.module.module[0].weight.detach().clone()
+
+        def forward(self, feed: Any) -> dict[str, Any]:
+            moved = (self.module.module[0].weight - self.start).abs().max()
+            outputs: dict[str, Any] = self.module(feed)
+            if float(moved.detach()) > 0.02:
+                outputs = {name: each * math.nan for name, each in outputs.items()}
+            return outputs
+
+    result = distiller(Fragile(), settings=BY_TRIAL).run()
+    failed = [trial.rate for trial in result.rate_trials if not math.isfinite(trial.loss)]
+    assert failed
+    assert result.peak_learning_rate < min(failed)
+
+
+def test_a_short_training_has_no_trial() -> None:
+    result = distiller(settings=dataclasses.replace(BY_TRIAL, steps=20)).run()
+    assert (result.rate_trials, result.peak_learning_rate) == ([], USUAL_RATE)
