@@ -15,7 +15,7 @@ from onnxopt.analysis.values import constant, constant_array, has_one_use
 from onnxopt.op_traits import is_standard
 from onnxopt.rewriting import Refuse
 
-__all__ = ["Clamp", "Product", "clamp_after", "products"]
+__all__ = ["Clamp", "Product", "clamp_after", "moved_constant", "products"]
 
 Array = np.ndarray[Any, Any]
 
@@ -74,6 +74,16 @@ class Product:
         value = self.node.inputs[0]
         assert value is not None
         return value
+
+    @property
+    def weight_inputs(self) -> tuple[int, ...]:
+        """Positions of the inputs that hold its weights."""
+        return (1,)
+
+    @property
+    def weight_count(self) -> int:
+        """How many weights it has."""
+        return int(self.weights.size)
 
     @property
     def channel_axis(self) -> int:
@@ -138,7 +148,7 @@ def _product(node: ir.Node) -> Product:
         raise Refuse("an input is missing")
     if constant(source) is not None:
         raise Refuse("the activation is constant")
-    weights = _moved_constant(weight)
+    weights = moved_constant(weight)
     if weights is None:
         producer = weight.producer()
         if producer is not None and producer.op_type == "DequantizeLinear":
@@ -164,13 +174,13 @@ def _product(node: ir.Node) -> Product:
     return Product(node, weights, bias, bias_node, clamp_after(output))
 
 
-def _moved_constant(value: ir.Value) -> Array | None:
+def moved_constant(value: ir.Value) -> Array | None:
     """A constant, read through nodes that only move its numbers."""
     array = constant_array(value)
     node = value.producer()
     if array is not None or node is None or node.op_type not in _MOVES or not is_standard(node):
         return array
-    source = None if node.inputs[0] is None else _moved_constant(node.inputs[0])
+    source = None if node.inputs[0] is None else moved_constant(node.inputs[0])
     if source is None:
         return None
     if node.op_type == "Identity":
@@ -186,7 +196,7 @@ def _moved_constant(value: ir.Value) -> Array | None:
 def _bias(node: ir.Node, outputs: int) -> Array | None:
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return None
-    bias = _moved_constant(node.inputs[2])
+    bias = moved_constant(node.inputs[2])
     if bias is None:
         raise Refuse("its bias is not constant")
     if bias.size == 1:
@@ -217,7 +227,7 @@ def _added_bias(node: ir.Node, outputs: int) -> tuple[Array | None, ir.Node | No
     if add.op_type != "Add" or not is_standard(add) or add.graph is not node.graph:
         return None, None
     other = add.inputs[1 - index]
-    bias = None if other is None else _moved_constant(other)
+    bias = None if other is None else moved_constant(other)
     if bias is None or bias.dtype != np.float32 or bias.shape != (outputs,):
         return None, None
     return bias, add

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
@@ -11,7 +12,7 @@ from onnxopt.passes.infer_shapes import InferShapes
 from onnxopt.analysis.quantization import is_quantized
 from onnxopt.layers import layer_name
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
-from onnxopt.regions import Product, products
+from onnxopt.regions import Product, Recurrence, products, recurrences
 from onnxopt.runtime.hardware import Target, resolve_target
 from onnxopt.traversal import all_graphs
 from onnxopt.workbench import Goal, Workbench
@@ -28,7 +29,9 @@ from .solving import Solution, solve
 __all__ = ["Quantize", "QuantizeOptions"]
 
 _QUANTIZED = "the model is quantized already"
+_KEPT = "it is to stay float"
 _IN_A_BODY = "it is inside the body of control flow"
+_STATIC_ONLY = "its 8-bit kernel takes ranges of each run's own, which the scheme has not"
 _NOTHING = "nothing in the model can be computed in 8 bits"
 #: The targets that stand for 16-bit activations.
 _TARGETS = {"uint16": "npu-u16", "int16": "npu-s16"}
@@ -61,7 +64,7 @@ class QuantizeOptions:
 
 
 class Quantize(Pass):
-    """Compute convolutions and matrix products in 8 bits, where that is faster and stays true."""
+    """Compute convolutions, matrix products and LSTM in 8 bits, where that is faster and true."""
 
     name = "quantize"
     kind = Kind.LOSSY
@@ -82,16 +85,20 @@ class Quantize(Pass):
         target = resolve_target(bench.target)
         raised = model.clone()
         _prepare(raised, target)
+        allowed = _allowed(self.options.scheme, target)
         found = self._candidates(raised, outcome)
-        if not found or not bench.calibration.first(1):
+        recurrent = self._recurrent(raised, allowed, outcome)
+        if not (found or recurrent) or not bench.calibration.first(1):
             outcome.findings.treatments = all_left(raised, _NOTHING, _reasons(outcome))
             return outcome
         key = (self.name, self.text, bench.target, model_digest(model))
         if key not in bench.memory:
-            allowed = _allowed(self.options.scheme, target)
-            bench.memory[key] = solve(raised, found, allowed, bench, smooth=self.options.smooth)
+            keys = {layer.key for layer in recurrent}
+            bench.memory[key] = solve(
+                raised, found, keys, allowed, bench, smooth=self.options.smooth
+            )
         solution: Solution = bench.memory[key]
-        self._report(solution, found, outcome)
+        self._report(solution, [*found, *recurrent], outcome)
         outcome.findings = dataclasses.replace(
             solution.findings,
             treatments=treatments(raised, solution.plan, solution.numbers, _reasons(outcome)),
@@ -120,19 +127,38 @@ class Quantize(Pass):
                 node, reason = each
                 outcome.refusals.append(Refusal(node.op_type, reason, layer_name(node)))
             elif each.node.name in kept:
-                outcome.refusals.append(
-                    Refusal(each.node.op_type, "it is to stay float", layer_name(each.node))
-                )
+                outcome.refusals.append(Refusal(each.node.op_type, _KEPT, layer_name(each.node)))
             else:
                 outcome.matched[each.node.op_type] += 1
                 found.append(each)
         for graph in all_graphs(model.graph):
-            for each in products(graph) if graph is not model.graph else ():
-                node = each.node if isinstance(each, Product) else each[0]
-                outcome.refusals.append(Refusal(node.op_type, _IN_A_BODY, layer_name(node)))
+            if graph is not model.graph:
+                for inner in (*products(graph), *recurrences(graph)):
+                    node = inner[0] if isinstance(inner, tuple) else inner.node
+                    outcome.refusals.append(Refusal(node.op_type, _IN_A_BODY, layer_name(node)))
         return found
 
-    def _report(self, solution: Solution, found: list[Product], outcome: Outcome) -> None:
+    def _recurrent(
+        self, model: ir.Model, allowed: Sequence[Mode], outcome: Outcome
+    ) -> list[Recurrence]:
+        found: list[Recurrence] = []
+        kept = set(self.options.float)
+        for each in recurrences(model.graph):
+            node, reason = each if isinstance(each, tuple) else (each.node, "")
+            if node.name in kept:
+                reason = _KEPT
+            elif Mode.DYNAMIC not in allowed:
+                reason = reason or _STATIC_ONLY
+            if reason or isinstance(each, tuple):
+                outcome.refusals.append(Refusal(node.op_type, reason, layer_name(node)))
+            else:
+                outcome.matched[node.op_type] += 1
+                found.append(each)
+        return found
+
+    def _report(
+        self, solution: Solution, found: Sequence[Product | Recurrence], outcome: Outcome
+    ) -> None:
         finding = solution.finding
         for product in found:
             if solution.plan.mode(product.key) is Mode.FLOAT:

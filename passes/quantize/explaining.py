@@ -11,7 +11,7 @@ from onnxopt.analysis.quantization import is_quantized_node
 from onnxopt.findings import Treatment
 from onnxopt.layers import layer_name
 from onnxopt.op_traits import Trait, has_trait, is_standard
-from onnxopt.regions import FollowerKind, Product, follower
+from onnxopt.regions import FollowerKind, Product, Recurrence, follower, recurrences
 from onnxopt.traversal import all_nodes, bodies, root_graphs
 
 from .numbers import Numbers
@@ -39,13 +39,11 @@ _UNWISE: Mapping[str, str] = {
     "Softmax": "its 8-bit kernel is slower than leaving 8 bits for it",
     "AveragePool": "its 8-bit kernel is slower than leaving 8 bits for it",
     "LeakyRelu": "its 8-bit kernel is slower than leaving 8 bits for it",
-    "LSTM": "a recurrent layer: its state is not put into 8 bits",
-    "GRU": "a recurrent layer: its state is not put into 8 bits",
-    "RNN": "a recurrent layer: its state is not put into 8 bits",
     "Gelu": "8 bits inside it would undo the runtime's fused kernel",
     "Erf": "8 bits around it would undo the runtime's fused GELU",
     "LayerNormalization": "there is no 8-bit kernel, and it needs the precision",
 }
+_RECURRENT = "8-bit weights, and the range of each step's own input and state"
 _CONCAT = "joins values that are not all in 8 bits, or that need scales of their own"
 
 
@@ -64,6 +62,9 @@ def treatments(
     told: dict[ir.Node, tuple[str, str]] = {}
     for product in territory.products.values():
         told.update(_of_product(product, territory, reasons))
+    for layer in recurrences(model.graph):
+        if isinstance(layer, Recurrence) and plan.mode(layer.key) is Mode.DYNAMIC:
+            told[layer.node] = (_INT8, _RECURRENT)
     made = [*_all(model.graph, told, territory, reasons), *_inside_functions(model)]
     return made if numbers.bits == 8 else [_in_16_bits(each) for each in made]
 

@@ -20,13 +20,14 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxopt.analysis.values import constant_array
-from onnxopt.regions import Follower, FollowerKind, Product
+from onnxopt.regions import Follower, FollowerKind, Product, Recurrence, recurrences
 
 from .dynamic import lower_dynamic
 from .editing import Editor
 from .numbers import Divided, Numbers
 from .parameters import Parameters
 from .plan import Mode, Plan
+from .recurrent import lower_recurrence
 from .territory import Territory
 from .weights import Weights, quantize_bias
 
@@ -57,7 +58,7 @@ class _Lowering:
     def __init__(self, model: ir.Model, plan: Plan, numbers: Numbers) -> None:
         self._editor = Editor(model)
         self._graph = model.graph
-        self._numbers = numbers
+        self._plan, self._numbers = plan, numbers
         self._territory = Territory(model.graph, plan, numbers)
         #: The 8-bit numbers of values that 8-bit nodes make; float readers must read behind them.
         self._made: dict[ir.Value, ir.Value] = {}
@@ -77,6 +78,10 @@ class _Lowering:
             elif following is not None:
                 self._done["follower"] += 1
                 self._lower_follower(following)
+        for layer in list(recurrences(self._graph)):
+            if isinstance(layer, Recurrence) and self._plan.mode(layer.key) is Mode.DYNAMIC:
+                self._done["recurrent"] += 1
+                lower_recurrence(self._editor, layer, self._numbers.recurrent[layer.key])
         for value, numbers in self._made.items():
             self._let_float_readers_read(value, numbers)
         self._editor.remove_unread(self._replaced)

@@ -11,6 +11,7 @@ import numpy as np
 from onnxopt.regions import Product
 
 from .parameters import Parameters, for_range
+from .recurrent import RecurrentWeights
 from .weights import Weights
 
 __all__ = ["Divided", "Numbers", "Range"]
@@ -47,6 +48,7 @@ class Numbers:
         biases: Corrected biases, by key of the product; the model's own where there is none.
         divided: Products that can have an even input, by key.
         bits: Of activations, 8 or 16.
+        recurrent: 8-bit weights of recurrent layers, by key.
     """
 
     signed: bool
@@ -55,6 +57,7 @@ class Numbers:
     biases: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     divided: Mapping[str, Divided] = dataclasses.field(default_factory=dict)
     bits: int = 8
+    recurrent: Mapping[str, RecurrentWeights] = dataclasses.field(default_factory=dict)
 
     def covering(
         self, low: float, high: float, bounds: tuple[float, float] = (-math.inf, math.inf)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from onnxopt.calibration import Observations
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
 from onnxopt.findings import Findings
 from onnxopt.noise import LayerNoise, layer_noise
-from onnxopt.regions import Product, products
+from onnxopt.regions import Product, Recurrence, products, recurrences
+from onnxopt.runtime.hardware import resolve_target
 from onnxopt.runtime.statistics import undisturbed
 from onnxopt.runtime.trial import race
 from onnxopt.search import Finding, search
@@ -25,6 +26,7 @@ from .numbers import Numbers
 from .observing import numbers_for, observations_for, sizes_of
 from .plan import Mode, Plan
 from .range_choice import Choice, best_ranges, wholly_quantized
+from .recurrent import quantize_recurrence
 from .smoothing import divided_inputs, evened, free_factors, smoothing_sites
 from .telling import tell
 from .trials import Trials, Workshop, name_nodes
@@ -75,6 +77,7 @@ class _Ground:
 def solve(
     model: ir.Model,
     found: list[Product],
+    recurrent: Set[str],
     allowed: Sequence[Mode],
     bench: Workbench,
     *,
@@ -89,6 +92,7 @@ def solve(
     Args:
         model: The float model, with element types. Nodes without a name get one.
         found: Its products that may be quantized.
+        recurrent: Keys of its recurrent layers that may be.
         allowed: Modes to choose from, the preferred ones first.
         bench: Samples, budget, and a place to run models.
         smooth: Whether channels of activations may be evened out.
@@ -97,7 +101,7 @@ def solve(
     with contextlib.ExitStack() as stack:
         grounds = list(_grounds(model, found, allowed, bench, stack, smooth=smooth))
         solutions = [
-            _searched(ground, allowed, bench, smooth=smooth)
+            _searched(ground, recurrent, allowed, bench, smooth=smooth)
             for ground in _promising(grounds, allowed, bench)
         ]
     return max(solutions, key=_speed)
@@ -170,19 +174,32 @@ def _promising(grounds: list[_Ground], allowed: Sequence[Mode], bench: Workbench
 
 
 def _searched(
-    ground: _Ground, allowed: Sequence[Mode], bench: Workbench, *, smooth: bool
+    ground: _Ground,
+    recurrent: Set[str],
+    allowed: Sequence[Mode],
+    bench: Workbench,
+    *,
+    smooth: bool,
 ) -> Solution:
     model, found, observations = ground.model, ground.found, ground.observations
     sites = smoothing_sites(model) if smooth else []
     divided = divided_inputs(sites, found, observations)
     ranges = ground.choice.ranges
     numbers = numbers_for(observations, found, bench, ranges, bench.effort, divided)
+    layers = [
+        each
+        for each in recurrences(model.graph)
+        if isinstance(each, Recurrence) and each.key in recurrent
+    ]
+    limit = resolve_target(bench.target).pair_limit
+    rounded = {each.key: quantize_recurrence(each, limit) for each in layers}
+    numbers = dataclasses.replace(numbers, recurrent=rounded)
     sizes = sizes_of(observations)
-    trials = Trials(ground.workshop, model, found, numbers, allowed, sizes)
+    trials = Trials(ground.workshop, model, found, numbers, allowed, sizes, layers)
     finding = search(trials, bench)
     plan = Plan.of(finding.choices)
     noise = _noise(model, plan, numbers, bench)
-    findings = tell(finding, found, bench, noise, observations, ground.choice.way)
+    findings = tell(finding, [*found, *layers], bench, noise, observations, ground.choice.way)
     return Solution(plan, numbers, finding, findings, ground.factors)
 
 

@@ -11,7 +11,7 @@ from onnxopt.calibration import Histogram as Seen
 from onnxopt.calibration import HistogramObserver, Observations
 from onnxopt.findings import Findings, Histogram, Layer, Region, Search
 from onnxopt.noise import LayerNoise
-from onnxopt.regions import Product
+from onnxopt.regions import Product, Recurrence
 from onnxopt.runtime.hardware import resolve_target
 from onnxopt.search import Finding
 from onnxopt.workbench import Workbench
@@ -38,7 +38,7 @@ _PRECISION = {
 
 def tell(
     finding: Finding,
-    found: Sequence[Product],
+    found: Sequence[Product | Recurrence],
     bench: Workbench,
     noise: Sequence[LayerNoise],
     observations: Observations,
@@ -48,7 +48,7 @@ def tell(
 
     Args:
         finding: What the search found.
-        found: The products it was about.
+        found: The products and recurrent layers it was about.
         bench: Its goal and budget.
         noise: Of the layers of the result.
         observations: What calibration saw.
@@ -57,7 +57,7 @@ def tell(
     return Findings(
         layers=[
             *(_layer(finding, product, bench) for product in found),
-            *_noisy(noise, found),
+            *_noisy(noise, [each for each in found if isinstance(each, Product)]),
         ],
         histograms=list(_histograms(noise, observations, choice)),
         search=Search(
@@ -121,7 +121,7 @@ def _in_bins(seen: HistogramObserver) -> tuple[tuple[int, ...], tuple[float, ...
     )
 
 
-def _layer(finding: Finding, product: Product, bench: Workbench) -> Layer:
+def _layer(finding: Finding, product: Product | Recurrence, bench: Workbench) -> Layer:
     mode = Plan.of(finding.choices).mode(product.key)
     precision = _PRECISION[mode]
     if resolve_target(bench.target).activation_bits == 16:
@@ -130,13 +130,13 @@ def _layer(finding: Finding, product: Product, bench: Workbench) -> Layer:
         product.node.name or product.key,
         product.node.op_type,
         precision=precision,
-        weight_bytes_before=4 * product.weights.size,
-        weight_bytes=product.weights.size * (4 if mode is Mode.FLOAT else 1),
+        weight_bytes_before=4 * product.weight_count,
+        weight_bytes=product.weight_count * (4 if mode is Mode.FLOAT else 1),
         reason=_reason(finding, product),
     )
 
 
-def _region(finding: Finding, product: Product) -> Region:
+def _region(finding: Finding, product: Product | Recurrence) -> Region:
     mode = finding.choices.get(product.key, "")
     noise = finding.noise.get((product.key, mode))
     return Region(
@@ -150,7 +150,7 @@ def _region(finding: Finding, product: Product) -> Region:
     )
 
 
-def _reason(finding: Finding, product: Product) -> str:
+def _reason(finding: Finding, product: Product | Recurrence) -> str:
     if product.key in finding.choices:
         smoothed = product.key in Plan.of(finding.choices).smoothed
         return f"faster in 8 bits{' with an even input' if smoothed else ''}, within the budget"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 
 import onnx_ir as ir
 
-from onnxopt.regions import Product
+from onnxopt.regions import Product, Recurrence
 from onnxopt.runtime.messages import Kernel
 
 from ..shared.trial_files import TrialFiles, owner_by_name
@@ -35,8 +35,10 @@ def name_nodes(model: ir.Model) -> None:
             node.name = node.outputs[0].name
 
 
-def modes_for(product: Product, allowed: Sequence[Mode]) -> list[Mode]:
+def modes_for(product: Product | Recurrence, allowed: Sequence[Mode]) -> list[Mode]:
     """The modes that a product can have, of those that are allowed."""
+    if isinstance(product, Recurrence):
+        return [mode for mode in allowed if mode is Mode.DYNAMIC]
     match product.node.op_type:
         case "Conv":
             possible = {Mode.STATIC}
@@ -110,6 +112,7 @@ class Trials:
         numbers: Ranges, weights and biases.
         allowed: Modes to choose from, the preferred ones first.
         sizes: How many numbers a tensor has, by name.
+        recurrent: Its recurrent layers that can be quantized.
     """
 
     def __init__(
@@ -120,17 +123,20 @@ class Trials:
         numbers: Numbers,
         allowed: Sequence[Mode],
         sizes: Mapping[str, int],
+        recurrent: Sequence[Recurrence] = (),
     ) -> None:
         self._workshop, self._numbers = workshop, numbers
         self._products = {product.key: product for product in found}
-        self._nodes = {product.node for product in found}
-        self._modes = {product.key: modes_for(product, allowed) for product in found}
-        self._owners = _owners(model.graph, found)
+        regions: list[Product | Recurrence] = [*found, *recurrent]
+        self._regions = {each.key: each for each in regions}
+        self._nodes = {each.node for each in self._regions.values()}
+        self._modes = {key: modes_for(each, allowed) for key, each in self._regions.items()}
+        self._owners = _owners(model.graph, list(self._regions.values()))
         self._borders = list(_borders(model.graph, found, numbers, self._modes, sizes))
 
     def regions(self) -> Sequence[str]:
         """The keys of the products."""
-        return list(self._products)
+        return list(self._regions)
 
     def treatments(self, region: str) -> Sequence[str]:
         """The modes that a product can have, and those with an even input, where that may pay."""
@@ -143,9 +149,9 @@ class Trials:
     def bytes_saved(self, region: str, treatment: str) -> int:
         """Three of four bytes of each weight, or less than none where the float weights stay."""
         del treatment
-        product = self._products[region]
-        shrinks = not _read_elsewhere(product, self._nodes)
-        return (3 if shrinks else -1) * product.weights.size - _NODE_BYTES
+        found = self._regions[region]
+        shrinks = not _read_elsewhere(found, self._nodes)
+        return (3 if shrinks else -1) * found.weight_count - _NODE_BYTES
 
     def size(self, choices: Mapping[str, str]) -> int:
         """Bytes of the model with these modes, weights included."""
@@ -190,9 +196,13 @@ class Trials:
         return self._workshop.write(Plan.of(choices), self._numbers)
 
 
-def _read_elsewhere(product: Product, treated: Set[ir.Node]) -> bool:
-    """Whether anything else than products that can be treated reads the weights of a product."""
-    value, reader = product.node.inputs[1], product.node
+def _read_elsewhere(found: Product | Recurrence, treated: Set[ir.Node]) -> bool:
+    """Whether anything else than what can be treated reads the weights of a product."""
+    return any(_is_read(found.node, at, treated) for at in found.weight_inputs)
+
+
+def _is_read(reader: ir.Node, index: int, treated: Set[ir.Node]) -> bool:
+    value = reader.inputs[index]
     while value is not None:
         if value.is_graph_output() or any(
             user is not reader and user not in treated for user, _ in value.uses()
@@ -233,7 +243,7 @@ def _borders(
                 yield key, reader, sizes.get(value.name or "", 0)
 
 
-def _owners(graph: ir.Graph, found: Sequence[Product]) -> dict[str, str]:
+def _owners(graph: ir.Graph, found: Sequence[Product | Recurrence]) -> dict[str, str]:
     """Products by the names of nodes and values that kernels may be called after.
 
     What lies behind a product belongs to it: the runtime computes some of that along with it, and
