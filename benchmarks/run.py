@@ -69,6 +69,7 @@ _SIMPLIFIERS = ("onnxopt", "onnxsim", "onnxslim", "onnxscript")
 _ONESHOT = ("lite0-folded", "minilm", "ocr-rec")
 
 PARTS = (
+    Part("demo", "benchmarks.demo", 1),
     Part(
         "simplification",
         "benchmarks.simplification",
