@@ -14,6 +14,12 @@ is right. There one of the constant channels stays as a carrier k and takes over
 add, ``W_k + sum_j (c_j / c_k) * W_j``, which is exact at any size and any border.
 
 Exact up to rounding, for inputs that are finite (0 times infinity, or NaN, is what is not kept).
+A padded depthwise convolution makes of a constant one number inside and others along the border, by
+the taps that see no padding. However many such channels there are, they are combinations of at most
+as many as there are kinds of places, whatever the size, through activations too; those few stay and
+take over the others (`shared.channel_removal.border_carriers`), where the layer that sums over them
+has weights that are numbers.
+
 The constants are those that the runtime itself computes. Weights count as zero if each is exactly
 0; a sum that is 0 proves nothing.
 

@@ -7,6 +7,7 @@ that read it; `known_channels` says which are constant; `Reads` says which are r
 from __future__ import annotations
 
 from onnxopt.channels.atoms import Atoms, Pin
+from onnxopt.channels.borders import Profiles
 from onnxopt.channels.cells import Cell
 from onnxopt.channels.constants import known_channels
 from onnxopt.channels.followers import (
@@ -47,6 +48,7 @@ __all__ = [
     "Pairing",
     "Parameter",
     "Pin",
+    "Profiles",
     "Reads",
     "SizeInput",
     "SliceBounds",

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from onnxopt.analysis.symbolic import SymbolicFacts
 from onnxopt.channels.atoms import Atoms, Ids, Pin
+from onnxopt.channels.borders import Border
 from onnxopt.channels.cells import Cell
 from onnxopt.channels.followers import AxisRef, Follower
 from onnxopt.channels.known import Transfer
@@ -45,11 +46,13 @@ class Step:
         inputs: The values whose channels it reads; None for one without.
         output: The value it makes.
         transfer: From what is known of the inputs to what is known of the output.
+        in_place: Whether each place of the output is made of the same place of the inputs.
     """
 
     inputs: tuple[ir.Value | None, ...]
     output: ir.Value
     transfer: Transfer
+    in_place: bool = False
 
 
 @dataclasses.dataclass
@@ -68,6 +71,7 @@ class Trace:
         cells: Recurrent layers.
         whole: Axes along which each place must stay, though channels beside it may go.
         ties: Axes along which the same places must stay, though their atoms differ.
+        borders: Padded depthwise convolutions, in topological order.
     """
 
     graph: ir.Graph
@@ -81,6 +85,7 @@ class Trace:
     cells: list[Cell]
     whole: list[AxisRef]
     ties: list[tuple[AxisRef, ...]]
+    borders: list[Border]
 
 
 class Tracer:
@@ -99,6 +104,7 @@ class Tracer:
         self.cells: list[Cell] = []
         self.whole: list[AxisRef] = []
         self.ties: list[tuple[AxisRef, ...]] = []
+        self.borders: list[Border] = []
         self._atoms = Atoms()
         #: Inputs of the present node through which channels are followed.
         self._followed: set[ir.Value | None] = set()
@@ -167,15 +173,25 @@ class Tracer:
         inputs: Sequence[ir.Value | None],
         transfer: Transfer,
         followers: Sequence[Follower] = (),
+        *,
+        in_place: bool = False,
     ) -> None:
         """Say which channels an output has, and how constants come through.
 
         An output of a single channel has none that could be removed, so it is not followed.
+
+        Args:
+            output: The output.
+            ids: Its channels.
+            inputs: The values whose channels it is made of.
+            transfer: What becomes of constants.
+            followers: What changes when channels go.
+            in_place: Whether each place of the output is made of the same place of the inputs.
         """
         self._followed.update(inputs)
         if ids.size > 1:
             self.ids[output] = ids
-            self.steps.append(Step(tuple(inputs), output, transfer))
+            self.steps.append(Step(tuple(inputs), output, transfer, in_place))
         else:
             self.pin(ids, "the only channel of a tensor", output.producer())
         self.followers.extend(followers)
@@ -212,7 +228,7 @@ class Tracer:
 
     def _statements(self) -> tuple[list[Any], ...]:
         said = self.steps, self.layers, self.followers, self.pairings, self.cells
-        return (*said, self.whole, self.ties)
+        return (*said, self.whole, self.ties, self.borders)
 
     def _take_back(self, node: ir.Node, said: Sequence[int]) -> None:
         """Forget what a rule said of a node before it refused."""
@@ -250,6 +266,7 @@ class Tracer:
             self.cells,
             self.whole,
             self.ties,
+            self.borders,
         )
 
 

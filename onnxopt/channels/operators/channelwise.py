@@ -46,7 +46,7 @@ def _batch_norm(node: ir.Node, tracer: Tracer) -> None:
         with np.errstate(over="ignore"):
             return Known(constant, values.astype(dtype))
 
-    _emit(node, tracer, transfer, 4)
+    _emit(node, tracer, transfer, 4, in_place=True)
 
 
 def _instance_norm(node: ir.Node, tracer: Tracer) -> None:
@@ -92,7 +92,14 @@ def _dtype(node: ir.Node) -> np.dtype[Any]:
     return source.dtype.numpy()
 
 
-def _emit(node: ir.Node, tracer: Tracer, transfer: Transfer, parameters: int = 0) -> None:
+def _emit(
+    node: ir.Node,
+    tracer: Tracer,
+    transfer: Transfer,
+    parameters: int = 0,
+    *,
+    in_place: bool = False,
+) -> None:
     """Let the output have the channels of the input."""
     source, output = node.inputs[0], node.outputs[0]
     ids = tracer.of(source)
@@ -100,7 +107,7 @@ def _emit(node: ir.Node, tracer: Tracer, transfer: Transfer, parameters: int = 0
         followers = [
             Operand(node, index, 0, AxisRef(output, 1)) for index in range(1, parameters + 1)
         ]
-        tracer.emit(output, ids, [source], transfer, followers)
+        tracer.emit(output, ids, [source], transfer, followers, in_place=in_place)
 
 
 def _zeros(known: Sequence[Known | None]) -> Known | None:

@@ -71,7 +71,7 @@ def elementwise(node: ir.Node, tracer: Tracer) -> None:
             followers.append(Operand(node, index, axis - missing, AxisRef(output, axis)))
     inputs = [None if each is None else each.value for each in operands]
     transfer = _transfer(node, tracer, operands, ids.shape)
-    tracer.emit(output, ids, inputs, transfer, followers)
+    tracer.emit(output, ids, inputs, transfer, followers, in_place=True)
 
 
 def _transfer(
@@ -156,7 +156,7 @@ def _dropout(node: ir.Node, tracer: Tracer) -> None:
         raise Refuse("Dropout that may train")
     if any(each.uses() or each.is_graph_output() for each in node.outputs[1:]):
         raise Refuse("the mask of Dropout is read")
-    tracer.emit(node.outputs[0], ids, [source], unchanged)
+    tracer.emit(node.outputs[0], ids, [source], unchanged, in_place=True)
 
 
 def _quantization(node: ir.Node, tracer: Tracer) -> None:

@@ -37,11 +37,13 @@ def _move(
     output: ir.Value,
     move: _Move,
     followers: Sequence[Follower] = (),
+    *,
+    in_place: bool = False,
 ) -> None:
     ids = tracer.of(source)
     assert ids is not None
     transfer = moved([ids.shape], lambda arrays: move(arrays[0]))
-    tracer.emit(output, move(ids), [source], transfer, followers)
+    tracer.emit(output, move(ids), [source], transfer, followers, in_place=in_place)
 
 
 def _source(node: ir.Node, tracer: Tracer) -> tuple[ir.Value, Ids] | None:
@@ -244,7 +246,8 @@ def _concat(node: ir.Node, tracer: Tracer) -> None:
         for value, each in zip(values, given, strict=True)
     ]
     transfer = moved([part.shape for part in parts], lambda arrays: np.concatenate(arrays, axis))
-    tracer.emit(output, np.concatenate(parts, axis), values, transfer)
+    joined = np.concatenate(parts, axis)
+    tracer.emit(output, joined, values, transfer, in_place=joined.size == joined.shape[axis])
 
 
 def _channels(value: ir.Value, axis: int, rank: int, node: ir.Node, tracer: Tracer) -> Ids:
@@ -282,7 +285,7 @@ def _split(node: ir.Node, tracer: Tracer) -> None:
         raise Refuse("the sizes of a Split are not known")
     tracer.followers.append(SplitSizes(node, axis))
     for output, (first, last) in zip(node.outputs, spans, strict=True):
-        _move(tracer, source, output, _taking(axis, slice(first, last)))
+        _move(tracer, source, output, _taking(axis, slice(first, last)), in_place=True)
 
 
 def _taking(axis: int, which: slice) -> _Move:

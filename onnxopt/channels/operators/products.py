@@ -11,10 +11,11 @@ import onnx_ir as ir
 
 from onnxopt.analysis.attributes import int_attribute, ints_attribute, string_attribute
 from onnxopt.channels.atoms import Ids
+from onnxopt.channels.borders import Border
 from onnxopt.channels.followers import AxisRef, Follower, GroupCount, Operand
 from onnxopt.channels.layers import Layer
 from onnxopt.channels.operators.attention import product_of_two
-from onnxopt.channels.operators.depthwise import depthwise_transfer
+from onnxopt.channels.operators.depthwise import border_places, depthwise_transfer
 from onnxopt.channels.parameters import Parameter, is_parameter, parameter_of
 from onnxopt.channels.tracer import Handler, Tracer
 from onnxopt.rewriting import Refuse
@@ -84,6 +85,9 @@ def _conv(node: ir.Node, tracer: Tracer) -> None:
     laid = _along(ids.repeat(many), 1, len(shape))
     transfer = depthwise_transfer(weights, bias, many, pads_nothing(node))
     tracer.emit(output, laid, [source], transfer, followers)
+    places = border_places(node, shape[2:], tracer.sizes(source)[2:])
+    if places is not None:
+        tracer.borders.append(Border(source, output, weights, bias, many, places))
 
 
 def _conv_transpose(node: ir.Node, tracer: Tracer) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxopt.channels import AxisRef, Known, Layer, Reads, Trace
 
+from .border_carriers import Takeover, lacking, take_over, takeovers
 from .folding import Carriers, fold, folds_into_bias
 from .integer_carriers import can_carry, carried
 
@@ -79,10 +80,26 @@ class Choice:
         if layer.inputs is None or layer.source is None:
             return np.zeros(0)
         known = self.known.get(layer.source.value)
-        if known is None:
-            return np.zeros(len(layer.inputs))
+        numbers = np.zeros(len(layer.inputs))
+        if known is not None:
+            account = self.gone(layer) & self.reads.read(layer, self.removed)
+            numbers = np.where(account, known.numbers.reshape(-1), 0.0)
+        for each in self.takeovers(layer):
+            numbers[each.gone] += each.everywhere
+        return numbers
+
+    def takeovers(self, layer: Layer) -> list[Takeover]:
+        """How inputs that go and depend on the place alone are made of those that stay."""
+        gone = self._gone_by_place(layer)
+        if not gone.any():
+            return []
+        return takeovers(layer, self.reads.profiles(layer), gone, folds_into_bias(layer))
+
+    def _gone_by_place(self, layer: Layer) -> Mask:
+        if layer.inputs is None or not self.reads.profiles(layer):
+            return np.zeros(0, np.bool_)
         account = self.gone(layer) & self.reads.read(layer, self.removed)
-        return np.where(account, known.numbers.reshape(-1), 0.0)
+        return account & self.reads.by_place(layer)
 
     def carriers(self, layer: Layer) -> Carriers:
         """By group, the constant input that is largest among those that stay."""
@@ -114,6 +131,8 @@ class Choice:
             yield "directions of a recurrent layer", self._lost(channels)
         for layer in self.trace.layers:
             yield "groups of a convolution need equal numbers", self._uneven(layer)
+            reason = "they carry what others add at the border of a depthwise convolution"
+            yield reason, self._border_carriers(layer)
             yield from self._needs_carrier(layer)
         if self._round_to > 1:
             yield "the runtime is slower with an odd number of channels", self._rounded()
@@ -162,6 +181,18 @@ class Choice:
                 surplus = counts[group] - counts.min()
                 keep.update(parted[group, gone[group]][:surplus].tolist())
         return keep
+
+    def _border_carriers(self, layer: Layer) -> set[int]:
+        """Channels behind a border that others which go cannot be made without."""
+        gone = self._gone_by_place(layer)
+        if not gone.any():
+            return set()
+        assert layer.inputs is not None
+        more = lacking(layer, self.reads.profiles(layer), gone, folds_into_bias(layer))
+        if not more.size:
+            taken = take_over(layer, layer.blocks, self.takeovers(layer))
+            more = more if np.isfinite(taken).all() else np.flatnonzero(gone)
+        return set(layer.inputs[more].tolist())
 
     def _needs_carrier(self, layer: Layer) -> Iterator[tuple[str, set[int]]]:
         """The largest of the constants, where they cannot be folded into a bias."""

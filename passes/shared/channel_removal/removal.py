@@ -23,6 +23,7 @@ from onnxopt.channels import (
 )
 from onnxopt.rewriting import Context, Rewriter, drop_unused_initializer
 
+from .border_carriers import take_over
 from .choice import Choice
 from .folding import fold
 
@@ -78,6 +79,8 @@ class _Removal:
         blocks = folded.blocks if folded is not None else None
         if blocks is None:
             blocks = layer.blocks_of(layer.weights.stored)
+        if (taken := self.choice.takeovers(layer)) and kept_inputs is not None:
+            blocks = take_over(layer, blocks, taken)
         for axis, kept in ((1, kept_inputs), (2, kept_outputs)):
             if kept is not None:
                 parts = [
