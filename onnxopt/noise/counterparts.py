@@ -18,6 +18,7 @@ import onnx_ir as ir
 from onnxopt.analysis.values import constant, constant_array, is_constant
 from onnxopt.layers import layer_name
 from onnxopt.regions import clamp_after
+from onnxopt.short_names import short_name
 
 __all__ = ["Codes", "Counterpart", "counterparts"]
 
@@ -152,10 +153,11 @@ def counterparts(first: ir.Model, second: ir.Model) -> list[Counterpart]:
     known = {value.name for value in first.graph.inputs}
     known |= {value.name for node in first.graph for value in node.outputs}
     known |= {value.name for value in first.graph.outputs}
+    stems = {short_name(name): name for name in known if name} | {name: name for name in known}
     found: dict[str, tuple[ir.Value, Codes | None]] = {}
     for value in _values(second.graph):
         codes = _codes(value)
-        name = _stands_for(value, known) if codes is not None else value.name
+        name = _stands_for(value, stems) if codes is not None else value.name
         if name is None or name not in known or (codes is None and name not in interesting):
             continue
         if codes is None and (_is_only_quantized(value) or name in found):
@@ -259,18 +261,23 @@ def _codes_of(node: ir.Node, scale_at: int, zero_at: int) -> Codes | None:
     return Codes(scale.astype(np.float32), zero.astype(np.int32), axis, *_WHOLE[dtype])
 
 
-def _stands_for(value: ir.Value, known: set[str | None]) -> str | None:
-    """The value of the first model that whole numbers stand for, by name."""
+def _stands_for(value: ir.Value, stems: Mapping[str | None, str | None]) -> str | None:
+    """The value of the first model that whole numbers stand for, by name.
+
+    Args:
+        value: The whole numbers.
+        stems: The values of the first model, by their names and by their short names.
+    """
     name = value.name or ""
     stem = _SUFFIX.sub("", name)
-    if stem != name and stem in known:
-        return stem
+    if stem != name and stem in stems:
+        return stems[stem]
     node = value.producer()
     if node is not None and node.op_type == "QuantizeLinear" and node.inputs[0] is not None:
         return node.inputs[0].name
     for reader, _ in value.uses():
-        if reader.op_type == "DequantizeLinear" and reader.outputs[0].name in known:
-            return reader.outputs[0].name
+        if reader.op_type == "DequantizeLinear" and reader.outputs[0].name in stems:
+            return stems[reader.outputs[0].name]
     return None
 
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxopt.regions import Product
 
-from .editing import Editor
+from .editing import Editor, called_after
 from .weights import Weights
 
 __all__ = ["lower_dynamic"]
@@ -29,11 +29,13 @@ def lower_dynamic(
         "MatMulInteger",
         [
             numbers,
-            editor.constant(weights.numbers, f"{name}_weight_quantized"),
+            editor.constant(weights.numbers, called_after(name, "weight_quantized")),
             zero,
-            editor.constant(np.zeros(len(weights.scales), np.int8), f"{name}_weight_zero_point"),
+            editor.constant(
+                np.zeros(len(weights.scales), np.int8), called_after(name, "weight_zero_point")
+            ),
         ],
-        name=f"{name}_integer",
+        name=called_after(name, "integer"),
         before=node,
         dtype=ir.DataType.INT32,
         like=node.outputs[0],
@@ -43,15 +45,15 @@ def lower_dynamic(
         "Cast",
         [total],
         {"to": ir.DataType.FLOAT.value},
-        name=f"{name}_wide",
+        name=called_after(name, "wide"),
         before=node,
         dtype=ir.DataType.FLOAT,
         like=node.outputs[0],
     )
     scales = editor.node(
         "Mul",
-        [scale, editor.constant(weights.scales, f"{name}_weight_scale")],
-        name=f"{name}_scales",
+        [scale, editor.constant(weights.scales, called_after(name, "weight_scale"))],
+        name=called_after(name, "scales"),
         before=node,
         dtype=ir.DataType.FLOAT,
     )
@@ -59,7 +61,7 @@ def lower_dynamic(
     result = editor.node(
         "Mul",
         [wide, scales],
-        name=f"{name}_scaled",
+        name=called_after(name, "scaled"),
         before=node,
         dtype=ir.DataType.FLOAT,
         like=old,
@@ -67,8 +69,8 @@ def lower_dynamic(
     if bias is not None:
         result = editor.node(
             "Add",
-            [result, editor.constant(bias, f"{name}_bias")],
-            name=f"{name}_biased",
+            [result, editor.constant(bias, called_after(name, "bias"))],
+            name=called_after(name, "biased"),
             before=node,
             dtype=ir.DataType.FLOAT,
             like=old,
@@ -87,7 +89,7 @@ def _quantized(editor: Editor, product: Product) -> tuple[ir.Value, ir.Value, ir
         "DynamicQuantizeLinear",
         [value],
         (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8),
-        name=f"{value.name}_dynamic",
+        name=called_after(value, "dynamic"),
         before=product.node,
     )
     return first, second, third

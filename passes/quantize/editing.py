@@ -10,8 +10,15 @@ import onnx_ir as ir
 
 from onnxopt.model import proven_shape
 from onnxopt.rewriting import Context
+from onnxopt.short_names import short_name
 
-__all__ = ["Editor"]
+__all__ = ["Editor", "called_after"]
+
+
+def called_after(source: ir.Value | str, what: str) -> str:
+    """A name for something that belongs to a value or node, short if that has a long one."""
+    name = source if isinstance(source, str) else source.name or ""
+    return f"{short_name(name)}_{what}"
 
 
 class Editor:
@@ -105,7 +112,7 @@ class Editor:
     def take_over(self, old: ir.Value, new: ir.Value) -> None:
         """Let a new value be read in place of an old one, under its name."""
         name = old.name
-        old.name = self._context.unique_name(f"{name}_float")
+        old.name = self._context.unique_name(called_after(old, "float"))
         old.shape = proven_shape(old)  # what is stated of an output is the new value's business
         new.name = name
         if old.is_graph_output():
@@ -117,7 +124,7 @@ class Editor:
         node = new.producer()
         assert node is not None
         name = old.name or old.outputs[0].name or ""
-        old.name = self._context.unique_name(f"{name}_float")
+        old.name = self._context.unique_name(called_after(name, "float"))
         node.name = name
 
     def remove_unread(self, nodes: Sequence[ir.Node]) -> None:

@@ -23,7 +23,7 @@ from onnxopt.analysis.values import constant_array
 from onnxopt.regions import Follower, FollowerKind, Product, Recurrence, recurrences
 
 from .dynamic import lower_dynamic
-from .editing import Editor
+from .editing import Editor, called_after
 from .numbers import Divided, Numbers
 from .parameters import Parameters
 from .plan import Mode, Plan
@@ -116,8 +116,8 @@ class _Lowering:
         if key not in self._divided:
             self._divided[key] = self._editor.node(
                 "Mul",
-                [source, self._editor.constant(factors, f"{product.key}_factors")],
-                name=f"{product.key}_divided",
+                [source, self._editor.constant(factors, called_after(product.key, "factors"))],
+                name=called_after(product.key, "divided"),
                 before=product.node,
                 dtype=ir.DataType.FLOAT,
                 like=source,
@@ -134,9 +134,12 @@ class _Lowering:
         # Constants may be nodes, and weights may come through others that only move numbers.
         constants = [value for value in node.inputs[1:3] if value is not None]
         self._replaced.extend(made for value in constants if (made := value.producer()) is not None)
-        quantized = self._editor.constant(weights.numbers, f"{name}_weight_quantized")
+        quantized = self._editor.constant(weights.numbers, called_after(name, "weight_quantized"))
         node.replace_input_with(
-            1, self._dequantized_constant(quantized, weights.scales, weights.axis, f"{name}_weight")
+            1,
+            self._dequantized_constant(
+                quantized, weights.scales, weights.axis, called_after(name, "weight")
+            ),
         )
         for attribute in ("alpha", "beta", "transB"):  # multiplied in, as the product's weights are
             node.attributes.pop(attribute, None)
@@ -144,10 +147,10 @@ class _Lowering:
             self._subtract_bias(product, bias)
         elif bias is not None:
             wide, scales = quantize_bias(bias, scale, weights)
-            integers = self._editor.constant(wide, f"{name}_bias_quantized")
+            integers = self._editor.constant(wide, called_after(name, "bias_quantized"))
             node.resize_inputs(3)
             node.replace_input_with(
-                2, self._dequantized_constant(integers, scales, 0, f"{name}_bias")
+                2, self._dequantized_constant(integers, scales, 0, called_after(name, "bias"))
             )
         if narrow:
             self._quantize_output(product.unclamped)
@@ -163,8 +166,11 @@ class _Lowering:
         old = product.unclamped
         result = self._editor.node(
             "Sub",
-            [product.node.outputs[0], self._editor.constant(-bias, f"{product.key}_negative_bias")],
-            name=f"{product.key}_biased",
+            [
+                product.node.outputs[0],
+                self._editor.constant(-bias, called_after(product.key, "negative_bias")),
+            ],
+            name=called_after(product.key, "biased"),
             after=product.node,
             dtype=ir.DataType.FLOAT,
             like=old,
@@ -204,7 +210,7 @@ class _Lowering:
             node.op_type,
             [numbers, *node.inputs[1:]],
             {name: attribute.value for name, attribute in node.attributes.items()},
-            name=f"{output.name}_quantized",
+            name=called_after(output, "quantized"),
             before=node,
             dtype=numbers.dtype,
             like=output,
@@ -223,11 +229,14 @@ class _Lowering:
         )
         unit = self._numbers.covering(0.0, found.summand)
         most = self._editor.constant(np.array(np.iinfo(unit.dtype).max, unit.dtype), "most")
-        offset = self._dequantize(most, unit, node, f"{name}_offset")
+        offset = self._dequantize(most, unit, node, called_after(name, "offset"))
         total = self._editor.node(
             "Add",
-            [self._dequantize(self._made[source], scaled, node, f"{name}_slope"), offset],
-            name=f"{name}_gate",
+            [
+                self._dequantize(self._made[source], scaled, node, called_after(name, "slope")),
+                offset,
+            ],
+            name=called_after(name, "gate"),
             before=node,
             dtype=ir.DataType.FLOAT,
             like=source,
@@ -244,10 +253,12 @@ class _Lowering:
         result = self._editor.node(
             "Mul",
             [
-                self._dequantize(self._made[source], parameters, node, f"{source.name}_read"),
-                self._dequantize(gate, unit, node, f"{output.name}_gate_read"),
+                self._dequantize(
+                    self._made[source], parameters, node, called_after(source, "read")
+                ),
+                self._dequantize(gate, unit, node, called_after(output, "gate_read")),
             ],
-            name=f"{output.name}_gated",
+            name=called_after(output, "gated"),
             before=node,
             dtype=ir.DataType.FLOAT,
             like=output,
@@ -267,7 +278,7 @@ class _Lowering:
         if numbers is None:
             self._read[value] = numbers = self._quantize(value, parameters, node)
         node.replace_input_with(
-            index, self._dequantize(numbers, parameters, node, f"{value.name}_read")
+            index, self._dequantize(numbers, parameters, node, called_after(value, "read"))
         )
 
     def _feed_constant(self, node: ir.Node, index: int) -> None:
@@ -280,9 +291,9 @@ class _Lowering:
         numbers = np.round(array / np.float32(parameters.scale)) + parameters.zero_point
         limits = np.iinfo(parameters.dtype)
         narrow = np.clip(numbers, limits.min, limits.max).astype(parameters.dtype)
-        quantized = self._editor.constant(narrow, f"{value.name}_quantized")
+        quantized = self._editor.constant(narrow, called_after(value, "quantized"))
         node.replace_input_with(
-            index, self._dequantize(quantized, parameters, node, f"{value.name}_read")
+            index, self._dequantize(quantized, parameters, node, called_after(value, "read"))
         )
 
     def _quantize_output(self, value: ir.Value) -> None:
@@ -298,7 +309,7 @@ class _Lowering:
         numbers = self._editor.node(
             "QuantizeLinear",
             [value, *self._constants(parameters)],
-            name=f"{effective.name}_quantized",
+            name=called_after(effective, "quantized"),
             after=node,
             dtype=ir.DataType.from_numpy(parameters.dtype),
             like=effective,
@@ -309,7 +320,7 @@ class _Lowering:
         numbers: ir.Value = self._editor.node(
             "QuantizeLinear",
             [value, *self._constants(parameters)],
-            name=f"{value.name}_quantized",
+            name=called_after(value, "quantized"),
             before=before,
             dtype=ir.DataType.from_numpy(parameters.dtype),
             like=value,
@@ -373,7 +384,7 @@ class _Lowering:
         result = self._editor.node(
             "DequantizeLinear",
             [numbers, *self._constants(parameters)],
-            name=f"{value.name}_float",
+            name=called_after(value, "float"),
             after=producer,
             dtype=ir.DataType.FLOAT,
             like=value,

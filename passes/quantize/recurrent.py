@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxopt.regions import Recurrence
 
-from .editing import Editor
+from .editing import Editor, called_after
 from .weights import Weights, quantize_weights
 
 __all__ = ["RecurrentWeights", "lower_recurrence", "quantize_recurrence"]
@@ -59,13 +59,19 @@ def lower_recurrence(editor: Editor, layer: Recurrence, weights: RecurrentWeight
     before = [value for value in node.inputs[1:3] if value is not None]
     inputs, states = weights.inputs, weights.states
     node.resize_inputs(_COMMON + 4)
-    node.replace_input_with(1, editor.constant(_numbers(inputs), f"{name}_input_weights"))
-    node.replace_input_with(2, editor.constant(_numbers(states), f"{name}_state_weights"))
+    node.replace_input_with(
+        1, editor.constant(_numbers(inputs), called_after(name, "input_weights"))
+    )
+    node.replace_input_with(
+        2, editor.constant(_numbers(states), called_after(name, "state_weights"))
+    )
     for at, word, found in ((_COMMON, "input", inputs), (_COMMON + 2, "state", states)):
         scales = np.stack([each.scales for each in found]).astype(np.float32)
         zeros = np.zeros(scales.shape, np.int8)
-        node.replace_input_with(at, editor.constant(scales, f"{name}_{word}_scales"))
-        node.replace_input_with(at + 1, editor.constant(zeros, f"{name}_{word}_zero_points"))
+        node.replace_input_with(at, editor.constant(scales, called_after(name, f"{word}_scales")))
+        node.replace_input_with(
+            at + 1, editor.constant(zeros, called_after(name, f"{word}_zero_points"))
+        )
     node.attributes.pop("layout", None)  # it is 0, the only one that the kernel has
     node.op_type, node.domain = f"DynamicQuantize{node.op_type}", _DOMAIN
     editor.model.opset_imports.setdefault(_DOMAIN, 1)

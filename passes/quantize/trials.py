@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxopt.regions import Product, Recurrence
 from onnxopt.runtime.messages import Kernel
+from onnxopt.short_names import short_name
 
 from ..shared.trial_files import TrialFiles, owner_by_name
 from .lowering import lower
@@ -260,5 +261,5 @@ def _owners(graph: ir.Graph, found: Sequence[Product | Recurrence]) -> dict[str,
         owners.update(dict.fromkeys(node.outputs, owner))
         for name in (node.name, *(value.name for value in node.outputs)):
             if name:
-                names[name] = owner
+                names[name] = names[short_name(name)] = owner
     return names

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxopt.analysis.values import constant
 from onnxopt.regions import Product
 
-from ..quantize.editing import Editor
+from ..quantize.editing import Editor, called_after
 from .narrowing import Form, Narrow
 from .stores import Store
 
@@ -66,14 +66,16 @@ def _lower_product(editor: Editor, product: Product, narrow: Narrow) -> None:
     node, numbers, axis = product.node, narrow.numbers, 1
     if node.op_type == "Conv":
         numbers, axis = np.ascontiguousarray(numbers.T).reshape(product.weights.shape), 0
-    stored = editor.constant(numbers, f"{product.key}_narrow")
+    stored = editor.constant(numbers, called_after(product.key, "narrow"))
     _read(editor, product, stored, narrow, axis)
 
 
 def _lower_table(editor: Editor, store: Store, narrow: Narrow) -> None:
     """Rows with a scale each: gathered with their scales, and turned for products."""
-    rows = editor.constant(np.ascontiguousarray(narrow.numbers.T), f"{store.key}_narrow")
-    scales = editor.constant(narrow.scales[:, None], f"{store.key}_row_scales")
+    rows = editor.constant(
+        np.ascontiguousarray(narrow.numbers.T), called_after(store.key, "narrow")
+    )
+    scales = editor.constant(narrow.scales[:, None], called_after(store.key, "row_scales"))
     for node in store.gathers:
         output, indices = node.outputs[0], node.inputs[1]
         name = output.name or ""
@@ -82,7 +84,7 @@ def _lower_table(editor: Editor, store: Store, narrow: Narrow) -> None:
                 "Gather",
                 [source, indices],
                 {"axis": 0},
-                name=f"{name}_{word}",
+                name=called_after(name, word),
                 before=node,
                 dtype=source.dtype,
             )
@@ -92,7 +94,7 @@ def _lower_table(editor: Editor, store: Store, narrow: Narrow) -> None:
             "Cast",
             [numbers],
             {"to": ir.DataType.FLOAT.value},
-            name=f"{name}_wide",
+            name=called_after(name, "wide"),
             before=node,
             dtype=ir.DataType.FLOAT,
             like=output,
@@ -100,7 +102,7 @@ def _lower_table(editor: Editor, store: Store, narrow: Narrow) -> None:
         result = editor.node(
             "Mul",
             [wide, scale],
-            name=f"{name}_scaled",
+            name=called_after(name, "scaled"),
             before=node,
             dtype=ir.DataType.FLOAT,
             like=output,
@@ -112,7 +114,7 @@ def _lower_table(editor: Editor, store: Store, narrow: Narrow) -> None:
             "Transpose",
             [rows],
             {"perm": [1, 0]},
-            name=f"{product.key}_turned",
+            name=called_after(product.key, "turned"),
             before=product.node,
             dtype=rows.dtype,
         )
@@ -128,11 +130,11 @@ def _read(editor: Editor, product: Product, stored: ir.Value, narrow: Narrow, ax
         "DequantizeLinear",
         [
             stored,
-            editor.constant(narrow.scales, f"{product.key}_scales"),
-            editor.constant(narrow.zeros, f"{product.key}_zero_points"),
+            editor.constant(narrow.scales, called_after(product.key, "scales")),
+            editor.constant(narrow.zeros, called_after(product.key, "zero_points")),
         ],
         attributes,
-        name=f"{product.key}_weights",
+        name=called_after(product.key, "weights"),
         before=node,
         dtype=ir.DataType.FLOAT,
     )

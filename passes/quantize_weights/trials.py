@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxopt.passes.infer_shapes import InferShapes
 
 from onnxopt.runtime.messages import Kernel
+from onnxopt.short_names import short_name
 
 from ..shared.trial_files import TrialFiles, owner_by_name
 from .lowering import lower_weights
@@ -41,11 +42,12 @@ class Trials:
         self._weights, self._block = weights, block
         self._stores = {store.key: store for store in found}
         self._owners = {
-            name: store.key
+            each: store.key
             for store in found
             for node in store.readers
             for name in (node.name, *(value.name for value in node.outputs))
             if name
+            for each in (name, short_name(name))
         }
 
     def __enter__(self) -> Trials:
