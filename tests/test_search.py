@@ -70,8 +70,10 @@ class Sums:
         assert kernels
         return [region for region in self._misplaced if region in choices]
 
-    def bytes_saved(self, region: str, treatment: str) -> int:
-        del treatment
+    def bytes_saved(
+        self, region: str, treatment: str, others: Mapping[str, str] | None = None
+    ) -> int:
+        del treatment, others
         return _SAVED[region]
 
     def size(self, choices: Mapping[str, str]) -> int:

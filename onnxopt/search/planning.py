@@ -241,10 +241,10 @@ class _Search:
             excess = self._subject.size(plan) - most
             if excess <= 0:
                 break
-            growing = sorted(plan, key=lambda region: saved(region, plan[region]))
+            growing = sorted(plan, key=lambda region: saved(region, plan[region], plan))
             least = 1 + len(plan) // _ROUNDS  # what is left alone may cost conversions around it
             for count, region in enumerate(growing):
-                shrinks = saved(region, plan[region])
+                shrinks = saved(region, plan[region], plan)
                 if count >= least and (excess <= 0 or shrinks >= 0):
                     break
                 excess += shrinks

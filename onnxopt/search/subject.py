@@ -33,8 +33,14 @@ class Subject(Protocol):
     def misplaced(self, kernels: Sequence[Kernel], choices: Choices) -> Sequence[str]:
         """Regions for which the runtime did not choose the kernels that a treatment is for."""
 
-    def bytes_saved(self, region: str, treatment: str) -> int:
-        """About how much smaller a treatment makes the file; negative where it grows."""
+    def bytes_saved(self, region: str, treatment: str, others: Choices | None = None) -> int:
+        """About how much smaller a treatment makes the file; negative where it grows.
+
+        Args:
+            region: The region.
+            treatment: What is done to it.
+            others: What is done to other regions; all that can be, when None.
+        """
 
     def size(self, choices: Choices) -> int:
         """Bytes of a model with these treatments, weights included."""

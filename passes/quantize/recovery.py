@@ -5,10 +5,15 @@ add up, or cancel. With the Gram matrix of a layer's input, its weights are roun
 output changes least (`onnxopt.numerics.rounding`). What is left of the change has a mean, which the
 bias takes back (Nagel et al., "Data-free quantization through weight equalization and bias
 correction", 2019).
+
+Products that have the same weights are rounded alike, for all of their inputs together: a file
+holds what they share once, and would hold it once for each of them otherwise.
 """
 
 from __future__ import annotations
 
+import collections
+import hashlib
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -67,22 +72,25 @@ def recovered(
         effort: How much time to take.
         on_step: Told how far it is.
     """
-    weights = {key: _plain(reading, target) for key, reading in readings.items()}
-    errors: dict[Key, float] = {}
+    groups = _of_same_weights(readings)
+    rounded = [_plain(group, target) for group in groups.values()]
+    errors: dict[int, float] = {}
     if _PATIENCE[effort]:
-        for key, reading in readings.items():
-            gram = reading.gram()
+        for at, (group, plain) in enumerate(zip(groups.values(), rounded, strict=True)):
+            gram = _common_gram(group)
             if gram is not None:
-                matrix = layer_input(reading.product).matrix(reading.product.weights)
-                change = _change(reading.product, weights[key])
-                errors[key] = relative_output_error(gram, matrix, change)
-    worst_first = sorted(errors, key=lambda key: -errors[key])
+                matrix = layer_input(group[0].product).matrix(group[0].product.weights)
+                change = _change(group[0].product, plain)
+                errors[at] = relative_output_error(gram, matrix, change)
+    worst_first = sorted(errors, key=lambda at: -errors[at])
     end = time.perf_counter() + _PATIENCE[effort]
-    for number, key in enumerate(worst_first, start=1):
+    for number, at in enumerate(worst_first, start=1):
         if time.perf_counter() > end:
             break
         on_step(f"rounding weights, layer {number} of {len(worst_first)}")
-        weights[key] = _compensated(readings[key], weights[key], target, _SWEEPS[effort])
+        group = list(groups.values())[at]
+        rounded[at] = _compensated(group, rounded[at], target, _SWEEPS[effort])
+    weights = {key: found for keys, found in zip(groups, rounded, strict=True) for key in keys}
     biases = {
         key: bias
         for key, reading in readings.items()
@@ -91,17 +99,35 @@ def recovered(
     return weights, biases
 
 
-def _plain(reading: Reading, target: Target) -> Weights:
-    least = None
-    product = reading.product
-    if product.bias is not None and reading.range is not None:
-        step = for_range(*reading.range, bits=target.activation_bits).scale
-        least = least_scales(product.bias, step)
+def _of_same_weights(readings: Mapping[Key, Reading]) -> dict[tuple[Key, ...], list[Reading]]:
+    """The readings, those together whose products have the same weights, by their keys."""
+    alike: dict[Hashable, list[Key]] = collections.defaultdict(list)
+    for key, reading in readings.items():
+        product, weights = reading.product, np.ascontiguousarray(reading.product.weights)
+        digest = hashlib.blake2b(weights.data.cast("B")).digest()
+        alike[product.channel_axis, product.groups, weights.shape, digest].append(key)
+    return {tuple(keys): [readings[key] for key in keys] for keys in alike.values()}
+
+
+def _plain(group: Sequence[Reading], target: Target) -> Weights:
+    product, least = group[0].product, None
+    for reading in group:
+        bias = reading.product.bias
+        if bias is not None and reading.range is not None:
+            step = for_range(*reading.range, bits=target.activation_bits).scale
+            wanted = least_scales(bias, step)
+            least = wanted if least is None else np.maximum(least, wanted)
     return quantize_weights(product.weights, product.channel_axis, target.pair_limit, least=least)
 
 
-def _compensated(reading: Reading, plain: Weights, target: Target, sweeps: int) -> Weights:
-    product, gram = reading.product, reading.gram()
+def _common_gram(group: Sequence[Reading]) -> Array | None:
+    """The sum of the Gram matrices that are known."""
+    found = [gram for reading in group if (gram := reading.gram()) is not None]
+    return sum(found[1:], start=found[0]) if found else None
+
+
+def _compensated(group: Sequence[Reading], plain: Weights, target: Target, sweeps: int) -> Weights:
+    product, gram = group[0].product, _common_gram(group)
     assert gram is not None
     layer = layer_input(product)
     matrix = layer.matrix(product.weights)

@@ -147,11 +147,15 @@ class Trials:
             return plain
         return [*plain, *(treatment(mode, smoothed=True) for mode in modes)]
 
-    def bytes_saved(self, region: str, treatment: str) -> int:
+    def bytes_saved(
+        self, region: str, treatment: str, others: Mapping[str, str] | None = None
+    ) -> int:
         """Three of four bytes of each weight, or less than none where the float weights stay."""
         del treatment
-        found = self._regions[region]
-        shrinks = not _read_elsewhere(found, self._nodes)
+        found, treated = self._regions[region], self._nodes
+        if others is not None:
+            treated = {self._regions[key].node for key in (region, *others)}
+        shrinks = not _read_elsewhere(found, treated)
         return (3 if shrinks else -1) * found.weight_count - _NODE_BYTES
 
     def size(self, choices: Mapping[str, str]) -> int:

@@ -64,8 +64,11 @@ class Trials:
         """The forms that a store can have."""
         return [form.value for key, form in self._weights if key == region]
 
-    def bytes_saved(self, region: str, treatment: str) -> int:
-        """Bytes that the file gets smaller by."""
+    def bytes_saved(
+        self, region: str, treatment: str, others: Mapping[str, str] | None = None
+    ) -> int:
+        """Bytes that the file gets smaller by; each store counts with all that reads it."""
+        del others
         store = self._stores[region]
         narrow = self._weights[region, Form(treatment)]
         outputs = narrow.numbers.shape[1]
