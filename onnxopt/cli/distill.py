@@ -141,6 +141,15 @@ class LossOptions(OptionGroup):
         ),
     ] = False
 
+    renormalize: Annotated[
+        bool,
+        typer.Option(
+            "--renormalize",
+            help="Put BatchNormalization after convolutions for the training, and fold it again.",
+            rich_help_panel=_LOOP,
+        ),
+    ] = False
+
     def settings(self) -> dict[str, Any]:
         """The options that were given, as the settings have them."""
         read = {

@@ -187,7 +187,8 @@ class _Road:
         def left(amount: float) -> float:
             name = f"aiming: pruning {amount:.0%}" if amount else "aiming: without pruning"
             made = self._glanced(name, self._prune_text(amount), start) if amount else start
-            made = self._glanced(name, self.settings.quantize, made)
+            if self.settings.target.of != "macs":  # which quantization leaves as they are
+                made = self._glanced(name, self.settings.quantize, made)
             # One lucky measurement on a busy machine must not decide.
             return max(self.judge.left(made) for _ in range(_LOOKS))
 

@@ -33,6 +33,10 @@ class DistillSettings:
         standardize: Standardize logits before they are compared.
         statistics: Whether BatchNormalization takes the statistics of batches; None to decide by
             the size of a batch.
+        renormalize: Put a BatchNormalization after each convolution for the training, one that
+            changes nothing at first, and fold it in the end (`onnxopt.training.normalizing`).
+        recalibrate: Choose the ranges of a quantized student's activations anew after the training,
+            where that helps (`onnxopt.training.recalibration`); not where scales were trained.
         trainable: Patterns of further constants that are trained, such as scales of quantizers.
         frozen: Patterns of weights that stay as they are.
         learn_scales: Train the scales of quantizers, too, beside what is rounded with them (LSQ).
@@ -61,6 +65,8 @@ class DistillSettings:
     temperature: float = 2.0
     standardize: bool = False
     statistics: bool | None = None
+    renormalize: bool = False
+    recalibrate: bool = True
     trainable: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     learn_scales: bool = False

@@ -22,7 +22,7 @@ from onnxopt.model import ExternalData, bytes_on_disk, copy, load, save, stage
 from onnxopt.runtime.probe import environment
 from onnxopt.training.cache import TeacherOutputs
 from onnxopt.training.checkpoints import fingerprint
-from onnxopt.training.data import TrainingData, find_stacking, read_training_data
+from onnxopt.training.data import Batch, TrainingData, find_stacking, read_training_data
 from onnxopt.training.distill_report import DistillReport
 from onnxopt.training.distill_settings import DistillSettings
 from onnxopt.training.distiller import Augment, Distiller, TrainingResult
@@ -33,6 +33,7 @@ from onnxopt.training.learning_rate import told
 from onnxopt.training.low_bit import LowBit
 from onnxopt.training.module import OnnxModule
 from onnxopt.training.named_module import NamedModule
+from onnxopt.training.normalizing import Normalization, fold, insert
 from onnxopt.training.objective import (
     Objective,
     check_labels,
@@ -43,6 +44,8 @@ from onnxopt.training.objective import (
 from onnxopt.training.pairing import LookedAt, alike_pair, renamed, same_interface
 from onnxopt.training.parallel import Processes
 from onnxopt.training.penalties import Penalty, channel_slices, group_lasso, norm_penalty
+from onnxopt.training.recalibration import recalibrate
+from onnxopt.training.score import Score
 from onnxopt.training.teacher import OnnxTeacher
 from onnxopt.training.write_back import write_back
 
@@ -60,6 +63,8 @@ _LEAST_STATISTICS_BATCH = 16
 _IMPORT_TOLERANCE = 1e-3
 #: Where numbers are rounded to few levels, one that falls on the other side moves others.
 _QUANTIZED_TOLERANCE = 0.1
+#: Statistics and ranges are taken from so many samples, so many at a time.
+_OBSERVED, _OBSERVED_BATCH = 256, 32
 #: The written model is judged on at most so many held-out samples.
 _MOST_JUDGED = 1_000
 
@@ -153,6 +158,7 @@ class _Run:
             looked_at = self._look(teacher, reference, data)
             objective = self._objective(data, looked_at, task_loss)
             scales = _scales(model) if settings.learn_scales else []
+            normalizations = self._normalize(model, data)
             names = [*teacher.names, *hints]
             inner = [*teacher.names, *hints.values()]
             module = import_model(
@@ -192,8 +198,9 @@ class _Run:
             self.on_step("asking the teacher")
             result = distiller.run()
             self.on_step("writing")
+            changed = fold(model, normalizations, write_back(module, model))
             report = self._write(
-                model, module, distiller, teacher, reference, data, objective, result, start
+                model, changed, distiller, teacher, reference, data, objective, result, start
             )
             distiller.forget()
             return report
@@ -281,6 +288,31 @@ class _Run:
         least = self.settings.training.batch_size >= _LEAST_STATISTICS_BATCH
         return least and data.stacking is not None
 
+    def _normalize(self, model: ir.Model, data: TrainingData) -> list[Normalization]:
+        if not self.settings.renormalize:
+            return []
+        if not self._takes_statistics(model, data):
+            raise OptionError(
+                "normalizations take the statistics of batches: train with batches of "
+                f"{_LEAST_STATISTICS_BATCH} or more, of models that take several samples at a time"
+            )
+        found = insert(model, self._some(data))
+        if not found:
+            raise OptionError(
+                f"no convolution of {self.student_path} can be normalized: each needs a bias, and "
+                "numbers that nothing else reads"
+            )
+        self.notes.append(
+            f"{len(found)} convolutions were normalized for the training; that is folded again."
+        )
+        return found
+
+    def _some(self, data: TrainingData) -> list[Batch]:
+        """Batches to take statistics from."""
+        training, _ = data.split()
+        numbers = training[:: max(1, len(training) // _OBSERVED)][:_OBSERVED]
+        return data.batches(numbers, _OBSERVED_BATCH)
+
     def _check_import(
         self, module: NamedModule, model: ir.Model, feed: Arrays, wanted: Arrays
     ) -> None:
@@ -357,10 +389,37 @@ class _Run:
 
     # After the training
 
+    def _recalibrated(
+        self,
+        model: ir.Model,
+        changed: list[str],
+        data: TrainingData,
+        judged: Callable[[pathlib.Path], tuple[Score, list[Arrays]]],
+    ) -> tuple[ir.Model, list[str]]:
+        """The model with ranges chosen anew, where that is better; else as it was."""
+        if not any(node.op_type == "QuantizeLinear" for node in model.graph):
+            return model, changed
+        self.on_step("choosing ranges anew")
+        other = model.clone()
+        moved = recalibrate(other, self._some(data))
+        if not moved:
+            return model, changed
+        scores = []
+        for each in (model, other):
+            with _staged(each, None, self.settings.external_data) as (path, _):
+                scores.append(judged(path)[0])
+        before, after = scores
+        told = f"{len(moved)} scales and biases chosen anew after the training"
+        if not after.is_better_than(before):
+            self.notes.append(f"{told} were no better ({before.text}, {after.text}) and left out.")
+            return model, changed
+        self.notes.append(f"{told}: {before.text} before, {after.text} after.")
+        return other, list(dict.fromkeys([*changed, *moved]))
+
     def _write(
         self,
         model: ir.Model,
-        module: OnnxModule,
+        changed: list[str],
         distiller: Distiller,
         teacher: OnnxTeacher,
         reference: OnnxTeacher,
@@ -376,14 +435,19 @@ class _Run:
             self.notes.append(f"Training stopped: {result.stopped}.")
         if result.failed:
             self.notes.append("The best student from before that was kept.")
-        changed = write_back(module, model)
         batches = first_batches(distiller.held_out_batches(), _MOST_JUDGED)
         judged = objective.of_outputs()
         outputs = TeacherOutputs(teacher, None)
         wanted = [outputs.of(batch) for batch in batches]
+
+        def judged_file(path: pathlib.Path) -> tuple[Score, list[Arrays]]:
+            with OnnxTeacher(path, threads=self.settings.threads) as opened:
+                return judge(opened, judged, batches, wanted)
+
+        if changed and self.settings.recalibrate and not self.settings.learn_scales:
+            model, changed = self._recalibrated(model, changed, data, judged_file)
         with _staged(model, self.target, self.settings.external_data) as (path, commit):
-            with OnnxTeacher(path, threads=self.settings.threads) as trained:
-                after, given = judge(trained, judged, batches, wanted)
+            after, given = judged_file(path)
             before, old = judge(reference, judged, batches, wanted)
             size = bytes_on_disk(path)
             if changed and not after.is_better_than(before):
@@ -407,7 +471,7 @@ class _Run:
             stacked=data.stacking is not None,
             outputs=list(objective.outputs),
             task=objective.task,
-            parameters=sum(each.numel() for each in module.parameters() if each.requires_grad),
+            parameters=distiller.trained_numbers,
             masked=result.best.sparsity,
             training=result,
             before=before,

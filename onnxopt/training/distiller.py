@@ -150,6 +150,11 @@ class Distiller:
             processes=self._processes,
         )
 
+    @property
+    def trained_numbers(self) -> int:
+        """How many numbers of the student are trained."""
+        return sum(each.numel() for each in self._parameters.values())
+
     def run(self) -> TrainingResult:
         """Train; the student has the best weights afterwards.
 

@@ -5,11 +5,10 @@ Where the graph is as it was, `write_back` is the better way: it keeps graph, op
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -20,6 +19,7 @@ from onnxopt.errors import ModelError, RuntimeCrashError, RuntimeRefusalError
 from onnxopt.model import from_proto, stage
 from onnxopt.runtime.compare import Tolerance, compare
 from onnxopt.runtime.worker import shared_worker
+from onnxopt.training.evaluating import evaluating
 from onnxopt.training.module import OnnxModule
 from onnxopt.training.numbers import array_of, tensor_of
 
@@ -53,7 +53,7 @@ def export(
             result or gives something else, or the file cannot be written.
     """
     tensors = tuple(tensor_of(feed[name]) for name in module.input_names)
-    with _evaluating(module), torch.no_grad():
+    with evaluating(module), torch.no_grad():
         expected = module(*tensors)
         model = _traced(module, tensors, dynamic, opset)
     outputs = expected if isinstance(expected, tuple) else (expected,)
@@ -65,16 +65,6 @@ def export(
         staged.discard()
         raise
     staged.commit()
-
-
-@contextlib.contextmanager
-def _evaluating(module: OnnxModule) -> Iterator[None]:
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
 
 
 def _traced(

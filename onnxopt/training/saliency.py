@@ -17,12 +17,11 @@ output     G w^2 / 2 with G the diagonal of J'J: half the   the Gauss-Newton par
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxopt.errors import FeedError, OptionError
+from onnxopt.training.evaluating import evaluating
 from onnxopt.training.module import OnnxModule
 from onnxopt.training.numbers import array_of, tensor_of
 
@@ -79,7 +79,7 @@ def saliency(
     totals = [torch.zeros_like(each) for each in parameters]
     generator = torch.Generator().manual_seed(seed)
     count = 0
-    with _evaluating(module):
+    with evaluating(module):
         for inputs, target in batches:
             fed = {name: tensor_of(np.asarray(array)) for name, array in inputs.items()}
             outputs = module(**fed)
@@ -113,17 +113,6 @@ def save_saliency(path: str | os.PathLike[str], found: Mapping[str, NDArray[Any]
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
         raise
-
-
-@contextlib.contextmanager
-def _evaluating(module: OnnxModule) -> Iterator[None]:
-    """Without batch statistics: they would move, and depend on the batch."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
 
 
 def _scalar(value: Any, batch: int) -> Tensor:

@@ -18,7 +18,7 @@ from onnxopt.training.grids import WeightGrid
 from onnxopt.training.module import OnnxModule
 from onnxopt.training.numbers import array_of
 from onnxopt.training.roles import constants, scales
-from onnxopt.training.stored import stored
+from onnxopt.training.stored import replace_stored, stored
 
 __all__ = ["write_back", "write_back_file"]
 
@@ -48,18 +48,18 @@ def write_back(module: OnnxModule, model: ir.Model) -> list[str]:
         _check(name, new, held, name in steps)
     changed = []
     for name, new in trained.items():
-        if name not in module.integer_weights and _replace(held[name], new):
+        if name not in module.integer_weights and replace_stored(held[name], new):
             changed.append(name)
     if steps.intersection(changed):
         for value, scale in list(following_scales(model.graph)):
-            _replace(value, scale)
+            replace_stored(value, scale)
             changed.append(str(value.name))
     for name, new in trained.items():
         if name in module.integer_weights:
             grid, old = WeightGrid.of(held[name]), stored(held[name])
             assert grid is not None
             assert old is not None
-            if _replace(held[name], grid.quantized(new, old.numpy())):
+            if replace_stored(held[name], grid.quantized(new, old.numpy())):
                 changed.append(name)
     return changed
 
@@ -105,22 +105,3 @@ def _check(
         raise ModelError(f"weight '{name}' is no longer finite; nothing was written")
     if is_scale and not (numbers > 0).all():
         raise ModelError(f"scale '{name}' is no longer positive; nothing was written")
-
-
-def _replace(value: ir.Value, array: NDArray[Any]) -> bool:
-    """Give a constant other numbers; False when they are the same."""
-    old = stored(value)
-    assert old is not None
-    before = old.numpy()
-    array = array.astype(before.dtype)
-    if array.tobytes() == before.tobytes():
-        return False
-    new = ir.Tensor(array, dtype=old.dtype, name=old.name, doc_string=old.doc_string)
-    new.metadata_props.update(old.metadata_props)
-    if not value.is_initializer():
-        node = value.producer()
-        assert node is not None
-        node.attributes.clear()
-        node.attributes.add(ir.AttrTensor("value", new))
-    value.const_value = new
-    return True
