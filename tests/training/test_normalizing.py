@@ -96,10 +96,14 @@ def test_zeros_stay_zeros_whatever_the_sign_of_a_scale() -> None:
     held = from_proto(models.convolutional(w1=kernel))
     found = insert(held, [batch("image", 40, 1, 8, 8)])
     module = import_model(held)
+    scale = found[0].node.inputs[1]
+    assert scale is not None
     with torch.no_grad():
-        module.weights[str(found[0].node.inputs[1].name)].mul_(-1.0)
+        module.weights[str(scale.name)].mul_(-1.0)
     fold(held, found, write_back(module, held))
-    folded = held.graph.initializers["w1"].const_value.numpy()
+    tensor = held.graph.initializers["w1"].const_value
+    assert tensor is not None
+    folded = tensor.numpy()
     assert np.array_equal(folded == 0, kernel == 0)
     assert not np.signbit(folded[folded == 0]).any()
 

@@ -1,6 +1,7 @@
 """Scales of activations, chosen anew."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,11 +28,11 @@ def scaled(model: onnx.ModelProto, factor: float, *names: str) -> onnx.ModelProt
     return changed
 
 
-def numbers(model: onnx.ModelProto, name: str) -> np.ndarray:
+def numbers(model: onnx.ModelProto, name: str) -> Any:
     return numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
 
 
-def images(seed: int) -> np.ndarray:
+def images(seed: int) -> Any:
     return models.random(seed, 30, 3, 6, 6) * 1.5
 
 
@@ -109,7 +110,7 @@ _COMPUTED_WITH = """g (float[n, 2, 8] x) => (float[n, 2, 8] y) {
 def test_scales_that_belong_together_move_together_or_not_at_all(
     text: str, second: float, expected: list[str]
 ) -> None:
-    known = {
+    known: dict[str, Any] = {
         "s": np.float32(0.001),
         "s2": np.float32(second),
         "z": np.uint8(128),
