@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,12 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxopt.analysis.values import constant_array, is_constant
 from onnxopt.channels.known import Known, Mask
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
 from onnxopt.runtime.worker import shared_worker
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluation", "QuantizedEvaluation"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,28 +77,116 @@ class Evaluation:
         if direct is not None and all(each.dtype.name in _DIRECT_TYPES for each in given):
             with np.errstate(all="ignore"):
                 return direct(*given)
+        proto = self._model()
+        node = _copied(self._node, proto)
+        node.output.append("result")
+        for index, vector in enumerate(vectors):
+            node.input.append("" if vector is None else f"operand{index}")
+            if vector is not None:
+                _store(vector, f"operand{index}", proto)
+        return self._run(proto, {}, "disabled")
+
+    def _model(self) -> onnx.ModelProto:
+        proto = onnx.ModelProto(ir_version=self._ir_version)
+        proto.opset_import.add(domain="", version=self._opset)
+        proto.graph.name = "constants"
+        proto.graph.output.append(onnx.ValueInfoProto(name="result"))
+        return proto
+
+    def _run(
+        self, proto: onnx.ModelProto, feed: Mapping[str, Any], level: str
+    ) -> NDArray[Any] | None:
+        message = proto.SerializeToString()
         try:
-            return self._run(vectors)
+            return np.asarray(shared_worker().evaluate(message, feed, _SECONDS, level=level)[0])
         except (RuntimeRefusalError, RuntimeCrashError) as error:
             # Nothing is known of the channels then, so they stay.
             logger.info("%s of constants cannot be computed: %s", self._node.op_type, error)
             return None
 
-    def _run(self, vectors: Sequence[NDArray[Any] | None]) -> NDArray[Any]:
-        proto = onnx.ModelProto(ir_version=self._ir_version)
-        proto.opset_import.add(domain="", version=self._opset)
-        proto.graph.name = "constants"
-        stored = proto.graph.node.add(op_type=self._node.op_type, output=["result"])
-        for index, vector in enumerate(vectors):
-            if vector is None:
-                stored.input.append("")
-                continue
-            stored.input.append(f"operand{index}")
-            tensor = ir.serde.serialize_tensor(ir.Tensor(np.ascontiguousarray(vector)))
-            tensor.name = f"operand{index}"
-            proto.graph.initializer.append(tensor)
-        for attribute in self._node.attributes.values():
-            ir.serde.serialize_attribute_into(stored.attribute.add(), from_=attribute)
-        proto.graph.output.append(onnx.ValueInfoProto(name="result"))
-        message = proto.SerializeToString()
-        return np.asarray(shared_worker().evaluate(message, {}, _SECONDS)[0])
+
+class QuantizedEvaluation(Evaluation):
+    """Applies an operator between DequantizeLinear and a QuantizeLinear, as by default.
+
+    What is computed comes from QuantizeLinear here too, and what is stored is stored, so that the
+    runtime's optimizations see what they see in the model.
+
+    Args:
+        node: The QuantizeLinear.
+        opset: Version of the standard operators.
+        ir_version: IR version of the model.
+    """
+
+    def _apply(self, vectors: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
+        proto = self._model()
+        value = self._node.inputs[0]
+        operator = None if value is None else value.producer()
+        assert operator is not None
+        feed: dict[str, Any] = {}
+        read: list[str] = []
+        for index, (each, vector) in enumerate(zip(operator.inputs, vectors, strict=True)):
+            source = None if each is None else each.producer()
+            assert source is not None
+            assert vector is not None
+            name = f"operand{index}"
+            if is_constant(source.inputs[0]):
+                _store(vector, name, proto)
+            else:
+                name = _between("QuantizeLinear", source, name, f"{name}_level", proto)
+                feed[f"operand{index}"] = _numbers(vector, source)
+                kind = onnx.TensorProto.FLOAT
+                proto.graph.input.append(
+                    onnx.helper.make_tensor_value_info(f"operand{index}", kind, vector.shape)
+                )
+            read.append(_between("DequantizeLinear", source, name, f"number{index}", proto))
+        result = _copied(operator, proto)
+        result.input.extend(read)
+        result.output.append("made")
+        level = _between("QuantizeLinear", self._node, "made", "level", proto)
+        _between("DequantizeLinear", self._node, level, "result", proto)
+        numbers = self._run(proto, feed, "all")
+        return None if numbers is None else _levels(numbers, self._node)
+
+
+def _copied(node: ir.Node, proto: onnx.ModelProto) -> onnx.NodeProto:
+    """A node of the same operator and attributes, without inputs and outputs."""
+    copied = proto.graph.node.add(op_type=node.op_type)
+    for attribute in node.attributes.values():
+        ir.serde.serialize_attribute_into(copied.attribute.add(), from_=attribute)
+    return copied
+
+
+def _between(operator: str, node: ir.Node, given: str, made: str, proto: onnx.ModelProto) -> str:
+    """Add a QuantizeLinear or DequantizeLinear with the scale and zero point of a node."""
+    added = proto.graph.node.add(op_type=operator, output=[made])
+    added.input.append(given)
+    for index, value in enumerate(node.inputs[1:]):
+        array = constant_array(value)
+        assert array is not None
+        added.input.append(f"{made}_{index}")
+        _store(array.reshape(()), added.input[-1], proto)
+    return made
+
+
+def _grid(node: ir.Node) -> tuple[NDArray[Any], NDArray[Any]]:
+    scale, zero_point = (constant_array(value) for value in node.inputs[1:])
+    assert scale is not None
+    assert zero_point is not None
+    return scale.reshape(()), zero_point.reshape(())
+
+
+def _numbers(levels: NDArray[Any], node: ir.Node) -> NDArray[Any]:
+    scale, zero_point = _grid(node)
+    return np.asarray((levels.astype(np.float32) - zero_point.astype(np.float32)) * scale)
+
+
+def _levels(numbers: NDArray[Any], node: ir.Node) -> NDArray[Any]:
+    scale, zero_point = _grid(node)
+    levels = np.rint(numbers.astype(np.float64) / scale) + zero_point.astype(np.float64)
+    return np.asarray(levels.astype(zero_point.dtype))
+
+
+def _store(array: NDArray[Any], name: str, proto: onnx.ModelProto) -> None:
+    tensor = ir.serde.serialize_tensor(ir.Tensor(np.array(array, order="C")))
+    tensor.name = name
+    proto.graph.initializer.append(tensor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,19 @@ from numpy.typing import NDArray
 
 from onnxopt.analysis.attributes import int_attribute
 from onnxopt.analysis.values import constant_array, is_constant, is_float, rank
+from onnxopt.channels.followers import AxisRef, Operand
 from onnxopt.op_traits import is_standard
 from onnxopt.rewriting import Refuse
 
-__all__ = ["Parameter", "dequantizer", "is_parameter", "parameter_of", "scalar_scale"]
+__all__ = [
+    "Parameter",
+    "dequantizer",
+    "is_parameter",
+    "numbers_of",
+    "parameter_of",
+    "scalar_scale",
+    "scales",
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,6 +123,11 @@ def parameter_of(node: ir.Node, index: int, what: str) -> Parameter:
         raise Refuse(f"the {what} are not constant")
     if len(value.uses()) != 1 or value.is_graph_output():
         raise Refuse(f"the {what} are shared")
+    return _stored_by(source, what)
+
+
+def _stored_by(source: ir.Node, what: str) -> Parameter:
+    """What a DequantizeLinear of a constant makes numbers of."""
     if int_attribute(source, "block_size", 0):
         raise Refuse(f"the {what} are quantized in blocks")
     scale = constant_array(source.inputs[1])
@@ -136,6 +151,31 @@ def parameter_of(node: ir.Node, index: int, what: str) -> Parameter:
         zero_point.astype(np.int64),
         axis % axes if axes else 0,
     )
+
+
+def numbers_of(value: ir.Value | None) -> NDArray[Any] | None:
+    """The numbers of a constant, or of integers that DequantizeLinear makes numbers of.
+
+    Returns:
+        In the element type of the value; None when they are not constant, or not understood.
+    """
+    source = dequantizer(value)
+    if source is None or value is None or value.dtype is None:
+        return constant_array(value)
+    if not is_constant(source.inputs[0]):
+        return None
+    try:
+        return _stored_by(source, "constants").numbers.astype(value.dtype.numpy())
+    except Refuse:
+        return None
+
+
+def scales(parameter: Parameter, made: AxisRef) -> Iterator[Operand]:
+    """What goes with slices of quantized weights."""
+    if parameter.scale is not None:
+        for index, array in ((1, parameter.scale), (2, parameter.zero_point)):
+            if array is not None and array.ndim:
+                yield Operand(parameter.node, index, 0, made)
 
 
 def scalar_scale(value: ir.Value) -> float | None:

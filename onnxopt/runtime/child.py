@@ -129,9 +129,9 @@ class Server:
         watchers = self._watchers[session]
         return pickle.dumps(watchers, pickle.HIGHEST_PROTOCOL) if packed else watchers
 
-    def evaluate(self, model: bytes, feed: Mapping[str, Any]) -> list[Any]:
-        """Load a small model without optimizing it, run it once and forget it."""
-        info = self.open(model, level="disabled")
+    def evaluate(self, model: bytes, feed: Mapping[str, Any], level: str) -> list[Any]:
+        """Load a small model, run it once and forget it."""
+        info = self.open(model, level=level)
         try:
             return _run(self._sessions[info.session], feed)
         finally:

@@ -177,9 +177,25 @@ class Worker:
         packed: bytes = self._ask("watched", session=session, packed=True)
         return packed
 
-    def evaluate(self, model: bytes, feed: Mapping[str, Any], seconds: float = 60.0) -> list[Any]:
-        """Compute the outputs of a small model once, without the runtime's optimizations."""
-        outputs: list[Any] = self._ask("evaluate", seconds, model=model, feed=dict(feed))
+    def evaluate(
+        self,
+        model: bytes,
+        feed: Mapping[str, Any],
+        seconds: float = 60.0,
+        *,
+        level: str = "disabled",
+    ) -> list[Any]:
+        """Compute the outputs of a small model once.
+
+        Args:
+            model: The model.
+            feed: Its inputs.
+            seconds: What takes longer is a hang.
+            level: Of the runtime's optimizations, none unless this says so.
+        """
+        outputs: list[Any] = self._ask(
+            "evaluate", seconds, model=model, feed=dict(feed), level=level
+        )
         return outputs
 
     def optimized_nodes(self, model: str | os.PathLike[str]) -> list[tuple[str, tuple[str, ...]]]:

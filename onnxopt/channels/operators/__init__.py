@@ -9,6 +9,7 @@ from onnxopt.channels.operators.elementwise import HANDLERS as ELEMENTWISE
 from onnxopt.channels.operators.elementwise import elementwise
 from onnxopt.channels.operators.movement import HANDLERS as MOVEMENT
 from onnxopt.channels.operators.products import HANDLERS as PRODUCTS
+from onnxopt.channels.operators.quantization import HANDLERS as QUANTIZATION
 from onnxopt.channels.operators.recurrent import HANDLERS as RECURRENT
 from onnxopt.channels.operators.resizing import HANDLERS as RESIZING
 from onnxopt.channels.tracer import Handler
@@ -22,6 +23,7 @@ _HANDLERS: dict[str, Handler] = {
     **CHANNELWISE,
     **RESIZING,
     **MOVEMENT,
+    **QUANTIZATION,
     **RECURRENT,
 }
 

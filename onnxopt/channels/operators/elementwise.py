@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxopt.analysis.values import constant_array
 from onnxopt.channels.atoms import Ids
 from onnxopt.channels.evaluation import Evaluation
 from onnxopt.channels.followers import AxisRef, Operand
 from onnxopt.channels.known import Known, Transfer, unchanged
+from onnxopt.channels.parameters import dequantizer, numbers_of, parameter_of, scales
 from onnxopt.channels.tracer import Handler, Tracer, aligned, axes_with_channels
 from onnxopt.op_traits import dropout_may_train
 from onnxopt.rewriting import Refuse
@@ -40,7 +40,7 @@ class _Operand:
 def elementwise(node: ir.Node, tracer: Tracer) -> None:
     """Channels that meet become one atom; constants are sliced along."""
     operands = [
-        None if value is None else _Operand(value, tracer.of(value), constant_array(value))
+        None if value is None else _Operand(value, tracer.of(value), numbers_of(value))
         for value in node.inputs
     ]
     present = [each for each in operands if each is not None]
@@ -68,10 +68,25 @@ def elementwise(node: ir.Node, tracer: Tracer) -> None:
                 continue
             if each.array is None:
                 raise Refuse("combined with channels that are not followed")
-            followers.append(Operand(node, index, axis - missing, AxisRef(output, axis)))
+            followers.extend(_slices(node, index, axis - missing, AxisRef(output, axis)))
     inputs = [None if each is None else each.value for each in operands]
     transfer = _transfer(node, tracer, operands, ids.shape)
     tracer.emit(output, ids, inputs, transfer, followers, in_place=True)
+
+
+def _slices(node: ir.Node, index: int, axis: int, made: AxisRef) -> Iterator[Operand]:
+    """What of a constant goes with channels, where it is stored.
+
+    Raises:
+        Refuse: When others read it, too.
+    """
+    stored = parameter_of(node, index, "constants") if dequantizer(node.inputs[index]) else None
+    if stored is None:
+        yield Operand(node, index, axis, made)
+        return
+    yield Operand(stored.node, stored.index, axis, made)
+    if stored.axis == axis:
+        yield from scales(stored, made)
 
 
 def _transfer(
@@ -159,19 +174,4 @@ def _dropout(node: ir.Node, tracer: Tracer) -> None:
     tracer.emit(node.outputs[0], ids, [source], unchanged, in_place=True)
 
 
-def _quantization(node: ir.Node, tracer: Tracer) -> None:
-    """QuantizeLinear and DequantizeLinear with one scale for all."""
-    if tracer.of(node.inputs[0]) is None:
-        return
-    for value in node.inputs[1:]:
-        array = constant_array(value)
-        if value is not None and (array is None or array.size != 1):
-            raise Refuse("quantized with several scales")
-    elementwise(node, tracer)
-
-
-HANDLERS: dict[str, Handler] = {
-    "Dropout": _dropout,
-    "QuantizeLinear": _quantization,
-    "DequantizeLinear": _quantization,
-}
+HANDLERS: dict[str, Handler] = {"Dropout": _dropout}

@@ -16,7 +16,7 @@ from onnxopt.channels.followers import AxisRef, Follower, GroupCount, Operand
 from onnxopt.channels.layers import Layer
 from onnxopt.channels.operators.attention import product_of_two
 from onnxopt.channels.operators.depthwise import border_places, depthwise_transfer
-from onnxopt.channels.parameters import Parameter, is_parameter, parameter_of
+from onnxopt.channels.parameters import Parameter, is_parameter, parameter_of, scales
 from onnxopt.channels.tracer import Handler, Tracer
 from onnxopt.rewriting import Refuse
 
@@ -195,14 +195,6 @@ def _numpy_dtype(value: ir.Value | None) -> np.dtype[Any]:
     if value is None or value.dtype is None:
         raise Refuse("an element type is not known")
     return value.dtype.numpy()
-
-
-def scales(parameter: Parameter, made: AxisRef) -> Iterator[Operand]:
-    """What goes with slices of quantized weights."""
-    if parameter.scale is not None:
-        for index, array in ((1, parameter.scale), (2, parameter.zero_point)):
-            if array is not None and array.ndim:
-                yield Operand(parameter.node, index, 0, made)
 
 
 def _bias_slices(bias: Parameter | None, made: AxisRef, plan: _Plan) -> Iterator[Operand]:

@@ -205,7 +205,7 @@ class Choice:
             if layer.weights.is_quantized:
                 if can_carry(layer):
                     more = self._integer_carriers(layer, numbers, carriers)
-                    yield "they carry what constant channels add under padding", more
+                    yield "they carry what constant channels add where no bias can", more
                 else:
                     reason = "quantized weights cannot carry what constant channels add"
                     yield reason, set(layer.inputs[numbers != 0].tolist())
@@ -215,7 +215,7 @@ class Choice:
             lacking = np.flatnonzero(np.abs(carriers.numbers) < _LEAST_CARRIER * largest)
             if lacking.size:
                 atoms = layer.inputs.reshape(parted.shape)
-                reason = "it carries what constant channels add under padding"
+                reason = "it carries what constant channels add where no bias can"
                 yield reason, {int(atoms[group, parted[group].argmax()]) for group in lacking}
                 return
         if not fold(layer, numbers, carriers).fits(layer):
