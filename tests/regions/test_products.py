@@ -122,6 +122,10 @@ def test_weights_are_read_through_nodes_that_move_them() -> None:
         ("g (float[B, N, 4] x) => (float[B, N, 6] y) { y = MatMul(x, stack) }", "no matrix"),
         ("g (float[N, 2, A, B, C] x) => (float[N, 3, P, Q, R] y) { y = Conv(x, cube) }", "one and"),
         ("g (float[N, 4, L] x) => (float[N, 2, M] y) { y = ConvTranspose(x, line) }", "kernel"),
+        (
+            "g (float[N, 2, L] x, float[3, 2, 1] v) => (float[N, 3, L] y) { y = Conv(x, v) }",
+            "its weights are not constant",
+        ),
         ("g (float[N, 4] x) => (float[N, 6] y) { y = MatMul(x, infinite) }", "finite"),
         ("g (double[N, 4] x) => (double[N, 6] y) { y = MatMul(x, double) }", "float64"),
     ],
