@@ -18,6 +18,7 @@ from typing import Literal
 
 from onnxopt.errors import OptionError
 from onnxopt.runtime.probe import processor_flags
+from onnxopt.runtime.saturation import sums_saturate
 
 __all__ = ["TARGETS", "Target", "probe_target", "resolve_target"]
 
@@ -61,17 +62,21 @@ TARGETS: dict[str, Target] = {
 
 
 def probe_target() -> Target:
-    """The target that this machine is; portable where it is none that is known."""
-    flags = processor_flags()
-    if flags & {"avx512_vnni", "avx_vnni"}:
-        return TARGETS["vnni"]
-    if "avx512bw" in flags:
-        return TARGETS["avx512"]
-    if "avx2" in flags:
-        return TARGETS["avx2"]
-    if platform.machine().lower() in ("arm64", "aarch64"):
+    """The target that this machine is; portable where it is none that is known.
+
+    On x86 the runtime's own product says whether sums saturate; the processor's flags only give
+    the kind a name, and are not believed where they say otherwise.
+    """
+    machine = platform.machine().lower()
+    if machine in ("arm64", "aarch64"):
         return TARGETS["arm64"]
-    return TARGETS["portable"]
+    if machine not in ("x86_64", "amd64"):
+        return TARGETS["portable"]
+    flags = processor_flags()
+    has_vnni = bool(flags & {"avx512_vnni", "avx_vnni"})
+    if sums_saturate():
+        return TARGETS["avx512" if "avx512bw" in flags and not has_vnni else "avx2"]
+    return TARGETS["vnni" if has_vnni or not flags else "portable"]
 
 
 def resolve_target(name: str) -> Target:

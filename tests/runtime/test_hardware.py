@@ -10,18 +10,24 @@ from onnxopt.runtime.hardware import TARGETS, probe_target, resolve_target
 
 
 @pytest.mark.parametrize(
-    ("flags", "name"),
+    ("flags", "saturates", "name"),
     [
-        ({"avx2", "avx512bw", "avx512_vnni"}, "vnni"),
-        ({"avx2", "avx_vnni"}, "vnni"),
-        ({"avx2", "avx512bw"}, "avx512"),
-        ({"avx2"}, "avx2"),
+        ({"avx2", "avx512bw", "avx512_vnni"}, False, "vnni"),
+        ({"avx2", "avx_vnni"}, False, "vnni"),
+        ({"avx2", "avx512bw"}, True, "avx512"),
+        ({"avx2"}, True, "avx2"),
+        ({"avx2", "avx512bw", "avx512_vnni"}, True, "avx2"),  # an emulator shows the host's flags
+        (set(), True, "avx2"),  # not Linux
+        (set(), False, "vnni"),
+        ({"sse4_1"}, False, "portable"),
     ],
 )
-def test_flags_say_what_a_machine_is(
-    flags: set[str], name: str, monkeypatch: pytest.MonkeyPatch
+def test_a_product_and_flags_say_what_a_machine_is(
+    flags: set[str], saturates: bool, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "AMD64")
     monkeypatch.setattr(hardware, "processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(hardware, "sums_saturate", lambda: saturates)
     assert probe_target().name == name
 
 
