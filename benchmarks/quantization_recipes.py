@@ -23,7 +23,7 @@ import numpy as np
 
 from onnxopt.runtime.hardware import probe_target
 
-__all__ = ["RECIPES"]
+__all__ = ["RECIPES", "static_u8s8"]
 
 _PER_CHANNEL_OPSET = 13
 
@@ -60,7 +60,14 @@ def _exact(model: Path, data: Path, target: Path) -> None:
     onnxopt.optimize(model, target, data=data, passes="exact")
 
 
-def _static(method: str, *, helped: bool = False) -> Callable[[Path, Path, Path], None]:
+def static_u8s8(model: Path, data: Path, target: Path) -> None:
+    """ONNX Runtime's static quantization with weights of 7 bits, on the model as we simplify it."""
+    _static("MinMax", helped=True, reduce_range=True)(model, data, target)
+
+
+def _static(
+    method: str, *, helped: bool = False, reduce_range: bool | None = None
+) -> Callable[[Path, Path, Path], None]:
     """ONNX Runtime's static quantization, prepared as it says or, where that fails, by us."""
 
     def quantize(model: Path, data: Path, target: Path) -> None:
@@ -79,13 +86,17 @@ def _static(method: str, *, helped: bool = False) -> Callable[[Path, Path, Path]
                 _Reader(data),
                 quant_format=q.QuantFormat.QDQ,
                 per_channel=True,
-                reduce_range=probe_target().pair_limit is not None,
+                reduce_range=_needs_seven_bits() if reduce_range is None else reduce_range,
                 activation_type=q.QuantType.QUInt8,
                 weight_type=q.QuantType.QInt8,
                 calibrate_method=getattr(q.CalibrationMethod, method),
             )
 
     return quantize
+
+
+def _needs_seven_bits() -> bool:
+    return probe_target().pair_limit is not None
 
 
 def _prepare(model: Path, data: Path, target: Path) -> None:
@@ -107,7 +118,7 @@ def _dynamic(model: Path, data: Path, target: Path) -> None:
         str(model),
         str(target),
         per_channel=True,
-        reduce_range=probe_target().pair_limit is not None,
+        reduce_range=_needs_seven_bits(),
     )
 
 

@@ -108,6 +108,13 @@ PARTS = (
         8,
         models=("lite0-folded", "minilm", "fashion-mnist", "matmul-1024"),
     ),
+    Part(
+        "saturation",
+        "benchmarks.saturation",
+        8,
+        ("DATA",),
+        models=("fashion-mnist", "digits", "ocr-cls", "lite0-folded"),
+    ),
     Part("channels-exact", "benchmarks.channels", 3, ("exact",)),
     Part("channels-gain", "benchmarks.channels", 2, ("gain",)),
     Part("channels-widths", "benchmarks.channels", 2, ("widths",)),
@@ -235,7 +242,13 @@ def _run(part: Part, command: list[str]) -> bool:
 
 def _write_pages() -> None:
     """Everything that is made from results alone."""
-    for module in ("sparsity_page", "storage_page", "calibration_page", "scaling_page"):
+    for module in (
+        "sparsity_page",
+        "storage_page",
+        "calibration_page",
+        "scaling_page",
+        "saturation_page",
+    ):
         results = Results(module.removesuffix("_page"))
         if results:
             importlib.import_module(f"benchmarks.{module}").write(results)

@@ -29,7 +29,7 @@ from onnxopt.workbench import Effort
 from .layers import layer_input
 from .parameters import for_range
 from .readings import Reading
-from .weights import Weights, least_scales, pair_orders, quantize_weights
+from .weights import Weights, least_scales, pair_order, quantize_weights
 
 __all__ = ["gram_layers", "recovered"]
 
@@ -117,7 +117,8 @@ def _plain(group: Sequence[Reading], target: Target) -> Weights:
             step = for_range(*reading.range, bits=target.activation_bits).scale
             wanted = least_scales(bias, step)
             least = wanted if least is None else np.maximum(least, wanted)
-    return quantize_weights(product.weights, product.channel_axis, target.pair_limit, least=least)
+    axis, limit, groups = product.channel_axis, target.pair_limit, product.groups
+    return quantize_weights(product.weights, axis, limit, least=least, groups=groups)
 
 
 def _common_gram(group: Sequence[Reading]) -> Array | None:
@@ -133,8 +134,8 @@ def _compensated(group: Sequence[Reading], plain: Weights, target: Target, sweep
     matrix = layer.matrix(product.weights)
     pairs = None
     if target.pair_limit is not None:
-        orders = pair_orders(product.weights, product.channel_axis)
-        pairs = PairLimit.along(orders, target.pair_limit) if orders else None
+        order = pair_order(product.weights, product.channel_axis, product.groups)
+        pairs = None if order is None else PairLimit.along([order], target.pair_limit)
     numbers = round_with_compensation(
         matrix,
         plain.scales.reshape(matrix.shape[0], matrix.shape[2]),

@@ -5,13 +5,14 @@ On x86 without VNNI two neighbouring products are added in 16 bits, which satura
 one sign, add up to at most 128. Which two those are, by kernel (``mlas``):
 
 - MatMul and Gemm multiply [in, out] weights in quadruples along ``in``: (0, 1), (2, 3), ...
-- Conv runs channels-last, so that a row of inputs is kernel positions x channels, channels
-  innermost: pairs are neighbours in that order, within a group. With an odd number of channels a
-  pair spans two kernel positions.
-- Depthwise convolutions multiply each channel by itself, in 32 bits; there are no pairs.
+- Conv runs channels-last, whatever the model's layout, so that a row of inputs is kernel positions
+  x channels, channels innermost: pairs are neighbours in that order, within a group. With an odd
+  number of channels a pair spans two kernel positions.
+- Depthwise convolutions multiply each channel by itself, in 32 bits; there are no pairs. They are
+  those with one input and one output a group: with several outputs a group, or with one channel and
+  one group (a first layer that reads grey images), kernel positions are paired like any others.
 
-Rows and columns of Conv kernels are also multiplied in the order channels x kernel positions, where
-the runtime keeps the channels-first layout; both orders are made safe.
+`benchmarks.saturation` shows this of each kernel, with weights that are safe in this order only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from onnxopt.numerics.weight_scales import usable_scales
 __all__ = [
     "Weights",
     "least_scales",
-    "pair_orders",
+    "pair_order",
     "pairs_are_safe",
     "quantize_bias",
     "quantize_weights",
@@ -69,6 +70,7 @@ def quantize_weights(
     pair_limit: int | None,
     scales: Array | None = None,
     least: Array | None = None,
+    groups: int = 1,
 ) -> Weights:
     """Round weights to int8.
 
@@ -78,6 +80,7 @@ def quantize_weights(
         pair_limit: What two added weights of one sign may add up to; None for no limit.
         scales: float32 [out]; from the largest magnitude of each output when None.
         least: [out], what scales are at least; see `least_scales`.
+        groups: Groups of a convolution.
     """
     rows = np.moveaxis(weights, axis, 0)
     flat = rows.reshape(len(rows), -1)
@@ -87,16 +90,18 @@ def quantize_weights(
         scales = np.maximum(scales, least)
     scales = usable_scales(scales)
     numbers = _rounded(rows, scales)
-    if pair_limit is not None and not _is_depthwise(rows, axis):
-        numbers, scales = _pair_safe(rows, scales, pair_limit, pair_orders(weights, axis))
+    order = pair_order(weights, axis, groups)
+    if pair_limit is not None and order is not None:
+        numbers, scales = _pair_safe(rows, scales, pair_limit, order)
     return Weights(np.ascontiguousarray(np.moveaxis(numbers, 0, axis)), scales, axis)
 
 
-def pairs_are_safe(numbers: Array, axis: int, limit: int = 128) -> bool:
+def pairs_are_safe(numbers: Array, axis: int, groups: int = 1, limit: int = 128) -> bool:
     """Whether every two weights of one sign that a kernel adds up stay within the limit."""
     rows = np.moveaxis(numbers, axis, 0)
     flat = rows.reshape(len(rows), -1)
-    return not any(_offends(flat[:, order], limit).any() for order in pair_orders(numbers, axis))
+    order = pair_order(numbers, axis, groups)
+    return order is None or not (np.abs(_sums(flat, *_pairs(order))) > limit).any()
 
 
 def quantize_bias(bias: Array, activation_scale: float, weights: Weights) -> tuple[Array, Array]:
@@ -123,43 +128,48 @@ def _rounded(rows: Array, scales: Array) -> Array:
     return np.ascontiguousarray(np.clip(np.round(rows / wide), -_MOST, _MOST), np.int8)
 
 
-def _is_depthwise(rows: Array, axis: int) -> bool:
-    return axis == 0 and rows.ndim > 2 and rows.shape[1] == 1
+def pair_order(weights: Array, axis: int, groups: int = 1) -> Array | None:
+    """The order in which kernels lay out the weights of an output, to add them up two by two.
 
-
-def pair_orders(weights: Array, axis: int) -> list[Array]:
-    """Ways in which kernels lay out the weights of an output in a row, in pairs.
+    Args:
+        weights: [out, in / groups, ...] with axis 0 or [in, out] with axis 1.
+        axis: The axis that counts outputs.
+        groups: Groups of a convolution.
 
     Returns:
-        Permutations of the inputs as they lie in the row, int [K]; none where nothing is paired.
+        A permutation of the weights of an output as they lie in it, int [K]; None where nothing is
+        paired.
     """
     rows = np.moveaxis(weights, axis, 0)
-    if _is_depthwise(rows, axis):
-        return []
-    places = np.arange(rows[0].size).reshape(1, *rows.shape[1:])
-    plain = places.reshape(-1)
-    return [plain] if rows.ndim == 2 else [np.moveaxis(places, 1, -1).reshape(-1), plain]
+    if 1 < groups == len(rows) and rows.shape[1] == 1:  # depthwise
+        return None
+    places = np.arange(rows[0].size).reshape(rows.shape[1:])
+    return np.moveaxis(places, 0, -1).reshape(-1)
 
 
-def _offends(flat: Array, limit: int) -> Array:
-    """Which pairs of a row add up to too much."""
-    even = flat.shape[1] // 2 * 2  # a last one alone is safe
-    sums = flat[:, 0:even:2].astype(np.int16) + flat[:, 1:even:2].astype(np.int16)
-    return np.asarray(np.abs(sums) > limit)
+def _pairs(order: Array) -> tuple[Array, Array]:
+    """The first and the second places of all pairs; a last one alone is safe."""
+    even = len(order) // 2 * 2
+    return order[0:even:2], order[1:even:2]
 
 
-def _pair_safe(rows: Array, scales: Array, limit: int, orders: list[Array]) -> tuple[Array, Array]:
+def _sums(flat: Array, first: Array, second: Array) -> Array:
+    """int16 [out, pairs]."""
+    return np.asarray(flat[:, first].astype(np.int16) + flat[:, second].astype(np.int16))
+
+
+def _pair_safe(rows: Array, scales: Array, limit: int, order: Array) -> tuple[Array, Array]:
     """The finest scale for each output with which no pair offends, or cut the few that do.
 
     Making the scale coarser costs all weights of an output precision; taking the excess off the
     offending pairs costs only those. For each output, whichever has the smaller squared error.
     """
-    best_numbers, best_scales = _cut(rows, scales, limit, orders), scales.copy()
+    best_numbers, best_scales = _cut(rows, scales, limit, order), scales.copy()
     best_error = _errors(rows, best_numbers, best_scales)
     factor = _COARSER
     while factor <= _COARSEST * _COARSER:
         tried = (scales * np.float32(min(factor, _COARSEST))).astype(np.float32)
-        numbers = _cut(rows, tried, limit, orders)
+        numbers = _cut(rows, tried, limit, order)
         error = _errors(rows, numbers, tried)
         better = error < best_error
         best_numbers[better], best_scales[better] = numbers[better], tried[better]
@@ -174,26 +184,14 @@ def _errors(rows: Array, numbers: Array, scales: Array) -> Array:
     return np.asarray(squares.reshape(len(rows), -1).sum(axis=1))
 
 
-def _cut(rows: Array, scales: Array, limit: int, orders: list[Array]) -> Array:
+def _cut(rows: Array, scales: Array, limit: int, order: Array) -> Array:
     """Round, and take what offending pairs have too much off both of their weights."""
     numbers = _rounded(rows, scales)
-    changed = True
-    while changed:  # a pair in one order is made of halves of pairs in the other
-        changed = False
-        for order in orders:
-            changed |= _cut_pairs(numbers.reshape(len(numbers), -1), order, limit)
-    return numbers
-
-
-def _cut_pairs(flat: Array, order: Array, limit: int) -> bool:
-    """Cut the pairs of one order in place; whether any offended."""
-    even = len(order) // 2 * 2
-    first, second = order[0:even:2], order[1:even:2]
-    sums = flat[:, first].astype(np.int16) + flat[:, second].astype(np.int16)
+    flat = numbers.reshape(len(numbers), -1)
+    first, second = _pairs(order)
+    sums = _sums(flat, first, second)
     excess = np.maximum(np.abs(sums) - limit, 0)
-    if not excess.any():
-        return False
     sign, half = np.sign(sums), excess // 2
     flat[:, first] -= (sign * half).astype(np.int8)
     flat[:, second] -= (sign * (excess - half)).astype(np.int8)
-    return True
+    return numbers

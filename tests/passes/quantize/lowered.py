@@ -58,7 +58,8 @@ def lowered(
     found = [each for each in products(converted.graph) if isinstance(each, Product)]
     modes = {each.key: mode for each in found} if isinstance(mode, Mode) else dict(mode)
     weights = {
-        each.key: quantize_weights(each.weights, each.channel_axis, pair_limit) for each in found
+        each.key: quantize_weights(each.weights, each.channel_axis, pair_limit, groups=each.groups)
+        for each in found
     }
     numbers = Numbers(signed, ranges_of(model, *feeds), weights, biases or {})
     done = lower(converted, Plan(modes), numbers)

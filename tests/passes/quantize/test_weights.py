@@ -72,7 +72,24 @@ def test_pair_safe_weights_lose_less_than_a_bit() -> None:
 
 def test_depthwise_weights_have_no_pairs() -> None:
     weights = np.ones((4, 1, 3, 3), np.float32)
-    assert (quantize_weights(weights, 0, 128).numbers == 127).all()
+    assert (quantize_weights(weights, 0, 128, groups=4).numbers == 127).all()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_kernel_positions_of_one_channel_are_pairs_unless_each_has_its_own(groups: int) -> None:
+    """A first layer that reads grey images, and several outputs a group, are no depthwise ones."""
+    weights = np.ones((4, 1, 3, 3), np.float32)
+    assert not pairs_are_safe(np.full(weights.shape, 127, np.int8), 0, groups)
+    safe = quantize_weights(weights, 0, 128, groups=groups)
+    assert pairs_are_safe(safe.numbers, 0, groups)
+    assert safe.numbers.max() < 127
+
+
+def test_pairs_of_a_convolution_are_neighbouring_channels() -> None:
+    numbers = np.zeros((1, 2, 2), np.int8)
+    numbers[0, 0] = 127  # both positions of one channel
+    assert pairs_are_safe(numbers, 0)
+    assert not pairs_are_safe(numbers.swapaxes(1, 2), 0)
 
 
 @given(st.lists(st.integers(-127, 127), min_size=2, max_size=40))
