@@ -33,7 +33,8 @@ Channels that meet in an elementwise operator (residual additions, the gates of 
 blocks) go together or not at all. So do heads of attention in queries, keys and values: a head goes
 when nothing reads it, a channel of queries and keys when it is 0 in one of them, a channel of
 values when it is constant, since the average of a constant is the constant. Units of LSTM, GRU and
-RNN go when nothing reads them, or when they stay at 0. No tensor loses its last channel, and groups
+RNN go when nothing reads them, or when they stay at 0; constants that they read go into the biases
+for the input, of both directions. No tensor loses its last channel, and groups
 of a grouped convolution lose equal numbers. Left alone is all that the channels cannot be followed
 through, with the reason: unknown operators, outputs of the graph, shared weights, sums and
 normalization over channels. Bodies of control flow and functions are treated each by itself.

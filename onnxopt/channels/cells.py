@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxopt.analysis.values import constant_array
 from onnxopt.channels.atoms import Ids
+from onnxopt.channels.followers import AxisRef
 from onnxopt.channels.known import Known, Mask
 
 __all__ = ["GATES", "Cell"]
@@ -29,12 +30,14 @@ class Cell:
         source: What it reads.
         inputs: Channels of that, [I]; None when they are not followed.
         units: Hidden units by direction, [D, H].
+        output: The axis of an output along which the units lie; None for one unit.
     """
 
     node: ir.Node
     source: ir.Value
     inputs: Ids | None
     units: Ids
+    output: AxisRef | None
 
     def renumber(self, numbers: Ids) -> None:
         """Give channels the numbers of their atoms."""
@@ -66,9 +69,30 @@ class Cell:
             for each, kept in zip(weights, live, strict=True):
                 read |= (each[:, kept] != 0).any(axis=(0, 1))
             if (given := known.get(self.source)) is not None:
-                read &= ~(given.mask & ~given.nonzero).reshape(-1)
+                read &= ~given.mask.reshape(-1)  # a bias takes what constants add
             found.append(self.inputs[read])
         return np.concatenate(found)
+
+    def contribution(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What inputs that are constant at all times add to the gates, [D, gates * H]."""
+        weights = self._gates(1).astype(np.float64)
+        return (weights @ numbers).reshape(len(weights), -1)
+
+    @property
+    def bias(self) -> NDArray[Any]:
+        """Biases for the input and for the state, [D, 2 * gates * H]; zeros where none are given.
+
+        Those for the input stand beside ``W x`` in each gate, so that they can take a part of it.
+        """
+        weights = constant_array(self.node.inputs[1])
+        assert weights is not None
+        value = self.node.inputs[3] if len(self.node.inputs) > 3 else None
+        given = None if value is None else constant_array(value)
+        return (
+            np.zeros((len(weights), 2 * weights.shape[1]), weights.dtype)
+            if given is None
+            else given
+        )
 
     def zero_units(self, given: Known | None) -> Mask:
         """Units whose state is 0 at all times, [D, H].

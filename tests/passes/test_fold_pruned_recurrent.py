@@ -116,6 +116,65 @@ def test_channels_that_a_cell_does_not_read() -> None:
     assert optimized.graph.initializers["w0"].shape == (3, INPUTS - 2)
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("operator", GATES)
+@pytest.mark.parametrize("biased", [True, False])
+def test_inputs_that_are_constant(operator: str, direction: str, biased: bool) -> None:
+    arrays = weights(operator, direction)
+    arrays["w0"][:, [1, 2, 5]] = 0  # the bias is left, and what Sigmoid makes of it
+    # A unit that nothing reads goes along.
+    arrays["v"].reshape(-1, UNITS, 4)[:, 3] = 0
+    arrays["r"][:, [row for row in range(arrays["r"].shape[1]) if row % UNITS != 3], 3] = 0
+    made = model(operator, arrays, direction)
+    if not biased:
+        cell = next(node for node in made.graph.node if node.op_type == operator)
+        del cell.input[3]
+        given = [each for each in made.graph.initializer if each.name != "b"]
+        del made.graph.initializer[:]
+        made.graph.initializer.extend(given)
+    count = DIRECTIONS[direction]
+    optimized = folded(made, 3 + count, *FEEDS)
+    shapes = {name: each.shape for name, each in optimized.graph.initializers.items()}
+    gates = GATES[operator] * (UNITS - 1)
+    assert shapes["w"] == (count, gates, INPUTS - 3)
+    assert shapes["w0"] == (3, INPUTS - 3)
+    assert (count, 2 * gates) in shapes.values()
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_constant_inputs_of_a_gru_that_resets_before_or_after(before: int) -> None:
+    arrays = weights("GRU", "bidirectional")
+    arrays["w0"][:, [1, 2, 5]] = 0
+    attributes = f", linear_before_reset = {before}"
+    folded(model("GRU", arrays, "bidirectional", attributes=attributes), 3, *FEEDS)
+
+
+def test_constant_inputs_out_of_range() -> None:
+    arrays = weights("LSTM", "forward")
+    arrays["w0"][:, [1, 2]] = 0
+    arrays["w"][:, :, 1] = 3e38
+    arrays["b"][:] = 3e38
+    made = model("LSTM", arrays)
+    assert removed(made) == 0
+    assert "its constant is out of range" in refused(made)
+
+
+def test_constant_inputs_of_cells_with_one_unit() -> None:
+    arrays = {
+        "w0": normal(3, INPUTS),
+        "b0": normal(INPUTS),
+        "w": normal(2, 4, INPUTS),
+        "r": normal(2, 4, 1),
+    }
+    arrays["w0"][:, [0, 4]] = 0
+    text = """g (float[l, n, 3] x) => (float[p, d, q, u] y) {
+        a0 = MatMul(x, w0)  a1 = Add(a0, b0)  a = Sigmoid(a1)
+        y = LSTM <hidden_size = 1, direction = "bidirectional"> (a, w, r)
+    }"""
+    optimized = folded(parse(text, arrays), 2, *FEEDS)
+    assert optimized.graph.initializers["w"].shape == (2, 4, INPUTS - 2)
+
+
 def test_state_from_outside() -> None:
     arrays = weights("GRU", "forward")
     arrays["v"][[1, 4]] = 0
@@ -149,4 +208,5 @@ def test_random_cells(operator: str, direction: str, seed: int) -> None:
     if rng.random() < 0.6:
         arrays["v"].reshape(-1, UNITS, 4)[:, rng.random(UNITS) < 0.5] = 0
     arrays["w"][:, :, rng.random(INPUTS) < 0.3] = 0
+    arrays["w0"][:, rng.random(INPUTS) < 0.4] = 0
     optimize(model(operator, arrays, direction, rng.choice(["h", "hn"])), PASS, *FEEDS)

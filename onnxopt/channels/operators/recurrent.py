@@ -36,7 +36,6 @@ def _recurrent(node: ir.Node, tracer: Tracer) -> None:
     directions, _, units = recurrent.shape
     inputs = tracer.single_axis(source, 2)
     made = tracer.fresh(directions * units).reshape(directions, units)
-    cell = Cell(node, source, inputs, made)
     outputs = [each for each in node.outputs if each.name and _is_read(each)]
     if not outputs or made.size == 1:
         raise Refuse("a recurrent layer of one unit")
@@ -44,17 +43,17 @@ def _recurrent(node: ir.Node, tracer: Tracer) -> None:
         output: (1, directions, 1, units) if output is node.outputs[0] else (directions, 1, units)
         for output in outputs
     }
-    for place, output in enumerate(outputs):
-        shape = shapes[output]
-        followers: list[Follower] = []
-        if place == 0 and units > 1:
-            followers = _followers(
-                node, source, inputs is not None, AxisRef(output, len(shape) - 1)
-            )
+    along = AxisRef(outputs[0], len(shapes[outputs[0]]) - 1) if units > 1 else None
+    cell = Cell(node, source, inputs, made, along)
+    followers: list[Follower] = [] if along is None else _of_units(node, along)
+    if inputs is not None:
+        followers.append(Operand(node, 1, 2, AxisRef(source, 2)))
+    for output, shape in shapes.items():
         if directions > 1:
             tracer.whole.append(AxisRef(output, len(shape) - 3))
         read = [source if inputs is not None else None]
-        tracer.emit(output, made.reshape(shape), read, _transfer(cell, shape), followers)
+        tracer.emit(output, made.reshape(shape), read, _transfer(cell, shape))
+    tracer.followers.extend(followers)
     tracer.cells.append(cell)
 
 
@@ -62,8 +61,8 @@ def _is_read(value: ir.Value) -> bool:
     return bool(value.uses()) or value.is_graph_output()
 
 
-def _followers(node: ir.Node, source: ir.Value, followed: bool, units: AxisRef) -> list[Follower]:
-    """All that has a number for each unit, gate by gate, or for each channel that comes in."""
+def _of_units(node: ir.Node, units: AxisRef) -> list[Follower]:
+    """All that has a number for each unit, gate by gate."""
     gates, _ = GATES[node.op_type]
     found: list[Follower] = [
         Operand(node, 1, 1, units, gates),
@@ -71,8 +70,6 @@ def _followers(node: ir.Node, source: ir.Value, followed: bool, units: AxisRef) 
         Operand(node, 2, 2, units),
         HiddenSize(node, units),
     ]
-    if followed:
-        found.append(Operand(node, 1, 2, AxisRef(source, 2)))
     for index, axis, repeats in ((3, 1, 2 * gates), (5, 2, 1), (6, 2, 1), (7, 1, 3)):
         if len(node.inputs) > index and node.inputs[index] is not None:
             found.append(Operand(node, index, axis, units, repeats))

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxopt.channels import AxisRef, Known, Layer, Reads, Trace
+from onnxopt.channels import AxisRef, Cell, Known, Layer, Reads, Trace
 
 from .border_carriers import Takeover, lacking, take_over, takeovers
 from .folding import Carriers, fold, folds_into_bias
@@ -113,6 +113,23 @@ class Choice:
         first = np.arange(groups) * parted.shape[1]
         return Carriers(np.where(numbers != 0, first + places, -1), numbers, parted.reshape(-1))
 
+    def folded_into(self, cell: Cell) -> NDArray[np.float64] | None:
+        """The biases of a recurrent layer with what constants add that go; None if there are none.
+
+        Returns:
+            Of each direction, for the input and for the state [D, 2 * gates * H].
+        """
+        known = self.known.get(cell.source)
+        if cell.inputs is None or known is None:
+            return None
+        numbers = np.where(self.removed[cell.inputs], known.numbers.reshape(-1), 0.0)
+        if not numbers.any():
+            return None
+        bias = cell.bias.astype(np.float64)
+        added = cell.contribution(numbers)
+        bias[:, : added.shape[1]] += added
+        return bias
+
     # What has to stay
 
     def _to_keep(self) -> Iterator[tuple[str, set[int]]]:
@@ -129,6 +146,8 @@ class Choice:
             yield "heads that attention needs", self._torn(tied)
         for channels in self.trace.whole:
             yield "directions of a recurrent layer", self._lost(channels)
+        for cell in self.trace.cells:
+            yield "its constant is out of range", self._overflowing(cell)
         for layer in self.trace.layers:
             yield "groups of a convolution need equal numbers", self._uneven(layer)
             reason = "they carry what others add at the border of a depthwise convolution"
@@ -181,6 +200,16 @@ class Choice:
                 surplus = counts[group] - counts.min()
                 keep.update(parted[group, gone[group]][:surplus].tolist())
         return keep
+
+    def _overflowing(self, cell: Cell) -> set[int]:
+        """All constants that go into the biases of a recurrent layer if those become too large."""
+        bias = self.folded_into(cell)
+        if bias is None:
+            return set()
+        with np.errstate(over="ignore"):
+            fits = bool(np.isfinite(bias.astype(cell.bias.dtype)).all())
+        assert cell.inputs is not None
+        return set() if fits else set(cell.inputs[self.removed[cell.inputs]].tolist())
 
     def _border_carriers(self, layer: Layer) -> set[int]:
         """Channels behind a border that others which go cannot be made without."""

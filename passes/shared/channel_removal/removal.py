@@ -12,6 +12,7 @@ from onnxopt.analysis.attributes import float_attribute
 from onnxopt.analysis.values import constant_array, has_one_use
 from onnxopt.channels import (
     AxisRef,
+    Cell,
     GatherIndices,
     GroupCount,
     HiddenSize,
@@ -35,6 +36,8 @@ def remove(choice: Choice, context: Context) -> None:
     removal = _Removal(choice, context)
     for layer in choice.trace.layers:
         removal.layer(layer)
+    for cell in choice.trace.cells:
+        removal.cell(cell)
     for follower in choice.trace.followers:
         match follower:
             case Operand():
@@ -88,6 +91,18 @@ class _Removal:
                 ]
                 blocks = np.stack(parts)
         self._arrays[layer.weights.node, layer.weights.index] = layer.weights_of(blocks)
+
+    def cell(self, cell: Cell) -> None:
+        """Fold constants into the biases of a recurrent layer."""
+        bias = self.choice.folded_into(cell)
+        if bias is None:
+            return
+        node = cell.node
+        is_new = len(node.inputs) < 4 or node.inputs[3] is None
+        self._arrays[node, 3] = bias.astype(cell.bias.dtype)
+        if is_new and (units := cell.output) is not None:
+            repeats = bias.shape[1] // cell.units.shape[1]
+            self.operand(Operand(node, 3, 1, units, repeats))  # nobody else knows of it
 
     def operand(self, follower: Operand) -> None:
         """Slice a constant with one slice for each channel."""
