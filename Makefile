@@ -28,6 +28,7 @@ lint: $(READY_DEV) ## Style and types
 	$(BIN)/mypy
 
 bench: $(READY_DEV) ## Side by side with peers; see docs/benchmarks.md. DATA=folder of samples
+	$(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r benchmarks/zoo-requirements.txt
 	$(BIN)/python -m benchmarks.run $(DATA) $(BENCH)
 

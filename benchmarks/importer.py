@@ -56,7 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
         for name in chosen.models:
             for tool in chosen.tools:
                 _measure(results, f"{name}/{tool}", chosen.fresh, _import_row(name, tool))
-        for name in PAIRS if chosen.tools == _TOOLS else ():
+        everything = chosen.models == _MODELS and chosen.tools == _TOOLS
+        for name in PAIRS if everything else ():
             _measure(results, f"{name}/training", chosen.fresh, _training_row(name))
     print(table(results))
 
@@ -255,6 +256,9 @@ def _import_line(name: str, tool: str, row: dict[str, Any]) -> str:
 
 
 def _training_line(name: str, row: dict[str, Any]) -> str:
+    failure = next((part["message"] for part in row.values() if "message" in part), None)
+    if failure is not None:
+        return f"| {name} | cannot be measured: {failure} | | | | | |"
     native, ours = row["seconds"]["native"], row["seconds"]["ours"]
     ratio = statistics.median(own / other for own, other in zip(ours, native, strict=True))
     peaks = [row[f"{side}_peak"]["peak_kib"] / 1024 for side in ("native", "ours")]

@@ -35,17 +35,20 @@ _MANY = 2_000
 
 
 def write() -> None:
-    """Put what is quoted between their marks into README, which is kept otherwise."""
+    """Put what is quoted between its marks into README; where nothing is measured, it is kept."""
     text = _README.read_text()
     quoted = {"demo": _demo(), "simplified": _simplified(), "quantized": _quantized()}
     for name, lines in quoted.items():
         before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        text = before + mark + "\n".join(lines) + "\n" + _END + rest.partition(_END)[2]
+        quote, _, after = rest.partition(_END)
+        text = before + mark + ("".join(f"{line}\n" for line in lines) or quote) + _END + after
     _README.write_text(text)
 
 
 def _demo() -> Iterator[str]:
-    row = Results("demo")["fashion-mnist"]
+    row = Results("demo").get("fashion-mnist")
+    if row is None:
+        return
     before, after = row["accuracy"]
     yield from ("", "```", *row["printed"], "```", "")
     yield (

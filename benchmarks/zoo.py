@@ -2,6 +2,7 @@
 
 Usage::
 
+    pip install -r benchmarks/requirements.txt
     pip install --no-deps -r benchmarks/zoo-requirements.txt
     python -m benchmarks.zoo --list
     python -m benchmarks.zoo minilm ocr-rec chain-5000 --check

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import page, plots, results, scaling
+from benchmarks import page, plots, quoted, results, scaling
 from benchmarks import run as bench
 from benchmarks.processes import measure
 from benchmarks.zoo import example_feeds
@@ -151,6 +151,27 @@ class TestParts:
         assert "second: done" in told
         assert "third: left out" in told
         assert told.endswith("pages\n")
+
+
+def test_a_network_that_cannot_be_measured_is_told() -> None:
+    importer = pytest.importorskip("benchmarks.importer")
+    rows = results.Results("importer")
+    failed = {"imports": False, "message": "no such package"}
+    rows["minilm/training"] = {"seconds": failed, "native_peak": failed, "ours_peak": failed}
+    assert "| minilm | cannot be measured: no such package |" in importer.table(rows)
+
+
+def test_what_is_not_measured_stays_quoted(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = tmp_path / "README.md"
+    marks = "".join(f"<!-- {name} -->\nold\n<!-- end -->\n" for name in ("demo", "simplified"))
+    readme.write_text(f"{marks}<!-- quantized -->\nold\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(quoted, "_README", readme)
+    quoted.write()
+    text = readme.read_text()
+    assert text.startswith("<!-- demo -->\nold\n<!-- end -->\n<!-- simplified -->\n| model")
+    assert text.endswith("<!-- end -->\nafter\n")
 
 
 def test_plots_of_what_there_is(tmp_path: pathlib.Path) -> None:
