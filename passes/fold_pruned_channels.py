@@ -23,11 +23,11 @@ has weights that are numbers.
 The constants are those that the runtime itself computes. Weights count as zero if each is exactly
 0; a sum that is 0 proves nothing.
 
-In QDQ models a constant is an integer, and so is what it adds: the sum over ``(q_j - zero point)``
-times weights goes into the int32 bias without any rounding, if it stays within 32 bits and the bias
-counts in steps of the product of the scales. Under padding several carriers share what the others
-add, in whole numbers (`shared.channel_removal.integer_carriers`); where theirs cannot make it up,
-more of them stay.
+In quantized models (QDQ, QLinearConv, QLinearMatMul) a constant is an integer, and so is what it
+adds: the sum over ``(q_j - zero point)`` times weights goes into the int32 bias without any
+rounding, if it stays within 32 bits and the bias counts in steps of the product of the scales.
+Under padding several carriers share what the others add, in whole numbers
+(`shared.channel_removal.integer_carriers`); where theirs cannot make it up, more of them stay.
 
 Channels that meet in an elementwise operator (residual additions, the gates of squeeze-and-excite
 blocks) go together or not at all. So do heads of attention in queries, keys and values: a head goes

@@ -16,7 +16,7 @@ from onnxopt.channels.known import Known, Mask
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
 from onnxopt.runtime.worker import shared_worker
 
-__all__ = ["Evaluation", "QuantizedEvaluation"]
+__all__ = ["Evaluation", "QuantizedEvaluation", "Requantization"]
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +146,40 @@ class QuantizedEvaluation(Evaluation):
         _between("DequantizeLinear", self._node, level, "result", proto)
         numbers = self._run(proto, feed, "all")
         return None if numbers is None else _levels(numbers, self._node)
+
+
+class Requantization(Evaluation):
+    """Rounds sums of products to the integers that QLinearConv or QLinearMatMul puts out.
+
+    A convolution of zeros by zeros, with the sums as its bias, does it as the node does.
+
+    Args:
+        node: The node.
+        opset: Version of the standard operators.
+        ir_version: IR version of the model.
+    """
+
+    def levels(self, sums: NDArray[np.int32]) -> NDArray[Any] | None:
+        """The integers for sums by output channel; None when the runtime does not compute them."""
+        proto = self._model()
+        node = proto.graph.node.add(op_type="QLinearConv", output=["result"])
+        node.input.append("x")
+        stored = {index: constant_array(self._node.inputs[index]) for index in (1, 2, 4, 5, 6, 7)}
+        zeros, zero_weights = stored[2], stored[5]
+        assert zeros is not None
+        assert zero_weights is not None
+        shape = (len(sums), 1, 1, 1)
+        stored[3] = np.broadcast_to(zero_weights.reshape(-1, 1, 1, 1), shape)
+        stored[8] = sums
+        for index in range(1, 9):
+            array = stored[index]
+            assert array is not None
+            node.input.append(f"operand{index}")
+            single = array.size == 1 and index not in (3, 8)
+            _store(array.reshape(()) if single else array, node.input[-1], proto)
+        kind = onnx.helper.np_dtype_to_tensor_dtype(zeros.dtype)
+        proto.graph.input.append(onnx.helper.make_tensor_value_info("x", kind, (1, 1, 1, 1)))
+        return self._run(proto, {"x": zeros.reshape(1, 1, 1, 1)}, "disabled")
 
 
 def _copied(node: ir.Node, proto: onnx.ModelProto) -> onnx.NodeProto:

@@ -13,6 +13,7 @@ from onnxopt.analysis.attributes import float_attribute
 from onnxopt.analysis.values import constant_array, has_one_use
 from onnxopt.channels.atoms import Ids
 from onnxopt.channels.followers import AxisRef
+from onnxopt.channels.integers import INTEGER_PRODUCTS, Grid
 from onnxopt.channels.known import Known, Mask
 from onnxopt.channels.parameters import Parameter, scalar_scale
 from onnxopt.op_traits import is_standard
@@ -31,7 +32,7 @@ class Layer:
     ``scale`` says what a step stands for.
 
     Attributes:
-        node: Conv, ConvTranspose, Gemm or MatMul.
+        node: Conv, ConvTranspose, Gemm, MatMul, QLinearConv or QLinearMatMul.
         source: The axis that is summed over; None when its channels are not followed.
         inputs: Channels along it, in order; None with ``source``.
         output: The axis of what comes out; None when those are not followed.
@@ -42,6 +43,7 @@ class Layer:
             that some outputs see and others do not.
         weights: Where the weights are stored.
         given_bias: Where the bias is stored; None when there is none, or for MatMul.
+        grid: Of the integers that come in; None where numbers do.
     """
 
     node: ir.Node
@@ -54,6 +56,18 @@ class Layer:
     uniform: bool
     weights: Parameter
     given_bias: Parameter | None
+    grid: Grid | None = None
+
+    @property
+    def input_scale(self) -> float | None:
+        """What a step of the input stands for, where that is integers, dequantized or not."""
+        source = self.node.inputs[0]
+        assert source is not None
+        return scalar_scale(source) if self.grid is None else self.grid.scale
+
+    def given(self, known: Known | None) -> Known | None:
+        """What is known of the input, in numbers."""
+        return known if self.grid is None else self.grid.numbers(known)
 
     @property
     def blocks(self) -> NDArray[Any]:
@@ -63,7 +77,7 @@ class Layer:
     def blocks_of(self, weights: NDArray[Any]) -> NDArray[Any]:
         """Weights as the node holds them in the shape of `blocks`."""
         match self.node.op_type:
-            case "Conv":
+            case "Conv" | "QLinearConv":
                 parted = weights.reshape(self.groups, -1, weights.shape[1], _taps(weights))
                 return parted.transpose(0, 2, 1, 3)
             case "ConvTranspose":
@@ -75,7 +89,7 @@ class Layer:
         window = self.weights.stored.shape[2:]
         groups, inputs, outputs, _ = blocks.shape
         match self.node.op_type:
-            case "Conv":
+            case "Conv" | "QLinearConv":
                 shape = (groups * outputs, inputs, *window)
                 return blocks.transpose(0, 2, 1, 3).reshape(shape)
             case "ConvTranspose":
@@ -88,7 +102,7 @@ class Layer:
         """Number of output channels."""
         shape = self.weights.stored.shape
         match self.node.op_type:
-            case "Conv":
+            case "Conv" | "QLinearConv":
                 return int(shape[0])
             case "ConvTranspose":
                 return int(shape[1] * self.groups)
@@ -117,6 +131,9 @@ class Layer:
 
         For MatMul that is the constant of an Add that alone reads its output.
         """
+        if self.grid is not None:
+            index = INTEGER_PRODUCTS[self.node.op_type]
+            return None if index is None else (self.node, index)
         if self.node.op_type != "MatMul":
             return (self.node, 2) if self.bias is not None else None
         product = self.node.outputs[0]
@@ -138,10 +155,8 @@ class Layer:
         None unless weights and input are integers with scales: then the runtime adds the bias to
         sums of products of integers, so a step is the product of the two scales.
         """
-        source = self.node.inputs[0]
-        assert source is not None
-        scale = scalar_scale(source)
-        if scale is None or self.weights.scale is None or self.node.op_type == "MatMul":
+        scale = self.input_scale
+        if scale is None or self.weights.scale is None or "MatMul" in self.node.op_type:
             return None
         return np.broadcast_to(scale * self.weights.scale, self.width)
 

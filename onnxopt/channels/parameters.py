@@ -38,6 +38,7 @@ class Parameter:
             along ``axis``. None where numbers are stored.
         zero_point: The integer that stands for 0, of one element or as many as ``scale``.
         axis: The axis along which scales differ.
+        beside: Whether scale and zero point are inputs of the node, behind the integers.
     """
 
     node: ir.Node
@@ -45,6 +46,7 @@ class Parameter:
     scale: NDArray[np.float64] | None = None
     zero_point: NDArray[np.int64] | None = None
     axis: int = 0
+    beside: bool = True
 
     @property
     def stored(self) -> NDArray[Any]:
@@ -172,10 +174,10 @@ def numbers_of(value: ir.Value | None) -> NDArray[Any] | None:
 
 def scales(parameter: Parameter, made: AxisRef) -> Iterator[Operand]:
     """What goes with slices of quantized weights."""
-    if parameter.scale is not None:
-        for index, array in ((1, parameter.scale), (2, parameter.zero_point)):
+    if parameter.scale is not None and parameter.beside:
+        for place, array in enumerate((parameter.scale, parameter.zero_point), 1):
             if array is not None and array.ndim:
-                yield Operand(parameter.node, index, 0, made)
+                yield Operand(parameter.node, parameter.index + place, 0, made)
 
 
 def scalar_scale(value: ir.Value) -> float | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxopt.analysis.attributes import int_attribute
 from onnxopt.analysis.values import constant_array
 from onnxopt.channels.cells import GATES
+from onnxopt.channels.integers import INTEGER_PRODUCTS, integer_weights
 from onnxopt.channels.parameters import is_parameter, parameter_of
 from onnxopt.model import let_go_of_pages
 from onnxopt.op_traits import is_standard
@@ -58,10 +59,12 @@ def _says_so(node: ir.Node) -> bool:
         )
     if node.op_type in GATES:
         return True
-    if node.op_type not in _PRODUCTS or not is_parameter(node.inputs[1]):
+    integers = node.op_type in INTEGER_PRODUCTS
+    if not integers and (node.op_type not in _PRODUCTS or not is_parameter(node.inputs[1])):
         return False
     try:
-        weights = parameter_of(node, 1, "weights").levels
+        stored = integer_weights(node) if integers else parameter_of(node, 1, "weights")
+        weights = stored.levels
     except Refuse:
         return False
     if weights.ndim < 2:

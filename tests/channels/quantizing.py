@@ -26,7 +26,12 @@ class _Reader(CalibrationDataReader):
 
 
 def quantized(
-    model: onnx.ModelProto, feeds: Sequence[Feed], *, per_channel: bool = True, signed: bool = False
+    model: onnx.ModelProto,
+    feeds: Sequence[Feed],
+    *,
+    per_channel: bool = True,
+    signed: bool = False,
+    operators: bool = False,
 ) -> onnx.ModelProto:
     """The model with QuantizeLinear and DequantizeLinear around its operators.
 
@@ -35,6 +40,7 @@ def quantized(
         feeds: What to calibrate on.
         per_channel: Whether each output channel of a layer has a scale of its own.
         signed: Whether activations are int8 rather than uint8.
+        operators: Whether to use operators on integers (QLinearConv) in place of these pairs.
     """
     logging.getLogger().setLevel(logging.ERROR)  # it recommends preprocessing
     with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
@@ -44,7 +50,7 @@ def quantized(
             str(source),
             str(target),
             _Reader(feeds),
-            quant_format=QuantFormat.QDQ,
+            quant_format=QuantFormat.QOperator if operators else QuantFormat.QDQ,
             per_channel=per_channel,
             activation_type=QuantType.QInt8 if signed else QuantType.QUInt8,
             weight_type=QuantType.QInt8,

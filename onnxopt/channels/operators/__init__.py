@@ -7,6 +7,7 @@ import onnx_ir as ir
 from onnxopt.channels.operators.channelwise import HANDLERS as CHANNELWISE
 from onnxopt.channels.operators.elementwise import HANDLERS as ELEMENTWISE
 from onnxopt.channels.operators.elementwise import elementwise
+from onnxopt.channels.operators.integer_products import HANDLERS as INTEGER_PRODUCTS
 from onnxopt.channels.operators.movement import HANDLERS as MOVEMENT
 from onnxopt.channels.operators.products import HANDLERS as PRODUCTS
 from onnxopt.channels.operators.quantization import HANDLERS as QUANTIZATION
@@ -20,6 +21,7 @@ __all__ = ["handler_for"]
 _HANDLERS: dict[str, Handler] = {
     **ELEMENTWISE,
     **PRODUCTS,
+    **INTEGER_PRODUCTS,
     **CHANNELWISE,
     **RESIZING,
     **MOVEMENT,

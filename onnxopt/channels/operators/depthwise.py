@@ -47,7 +47,7 @@ def border_places(
 
 
 def depthwise_transfer(
-    weights: Parameter, bias: Parameter | None, many: int, uniform: bool
+    weights: Parameter, bias: Parameter | None, many: int, uniform: bool, wide: bool = False
 ) -> Transfer:
     """``c * sum(weights) + bias`` where no output sees padding, ``bias`` where c or weights are 0.
 
@@ -57,6 +57,7 @@ def depthwise_transfer(
         many: Outputs of each input channel.
         uniform: Whether no output sees padding. Otherwise the border differs from the inside, and
             a channel that is not 0 is constant no more.
+        wide: Whether to give doubles, of which sums of integers can be read off.
     """
 
     def transfer(known: Sequence[Known | None]) -> Known | None:
@@ -71,7 +72,8 @@ def depthwise_transfer(
             constant = dead | kept.reshape(-1).repeat(many)
             values += np.where(constant, inputs, 0.0) * taps.sum(axis=1)
         shape = (1, -1, *[1] * (numbers.ndim - 2))
-        dtype = np.dtype(np.float32) if weights.is_quantized else weights.stored.dtype
+        kind = weights.stored.dtype
+        dtype = np.dtype(np.float64 if wide else np.float32 if weights.is_quantized else kind)
         with np.errstate(over="ignore"):
             return Known(constant.reshape(shape), values.astype(dtype).reshape(shape))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,17 @@ from onnxopt.analysis.attributes import int_attribute, ints_attribute, string_at
 from onnxopt.channels.atoms import Ids
 from onnxopt.channels.borders import Border
 from onnxopt.channels.followers import AxisRef, Follower, GroupCount, Operand
+from onnxopt.channels.integers import Grid
+from onnxopt.channels.known import Known
 from onnxopt.channels.layers import Layer
 from onnxopt.channels.operators.attention import product_of_two
 from onnxopt.channels.operators.depthwise import border_places, depthwise_transfer
+from onnxopt.channels.operators.requantizing import requantizing
 from onnxopt.channels.parameters import Parameter, is_parameter, parameter_of, scales
 from onnxopt.channels.tracer import Handler, Tracer
 from onnxopt.rewriting import Refuse
 
-__all__ = ["HANDLERS"]
+__all__ = ["HANDLERS", "Plan", "convolution", "layer"]
 
 
 def _weights(node: ir.Node, axis: int) -> tuple[Parameter, tuple[int, ...]]:
@@ -64,12 +67,31 @@ def pads_nothing(node: ir.Node) -> bool:
 
 
 def _conv(node: ir.Node, tracer: Tracer) -> None:
-    (weights, shape), bias = _weights(node, 0), _bias(node)
-    groups = int_attribute(node, "group", 1)
+    (weights, _), bias = _weights(node, 0), _bias(node)
+    convolution(node, tracer, weights, bias)
+
+
+def convolution(
+    node: ir.Node,
+    tracer: Tracer,
+    weights: Parameter,
+    bias: Parameter | None,
+    grid: Grid | None = None,
+) -> None:
+    """Follow channels through a convolution.
+
+    Args:
+        node: The node.
+        tracer: Of the graph.
+        weights: Its weights.
+        bias: Its bias.
+        grid: Of the integers that come in, if it is a QLinearConv.
+    """
+    shape, groups = weights.stored.shape, int_attribute(node, "group", 1)
     source = node.inputs[0]
     assert source is not None
     if groups == 1 or shape[1] > 1:
-        _layer(node, tracer, weights, bias, _Plan(1, 1, shape[0], len(shape), groups))
+        layer(node, tracer, weights, bias, Plan(1, 1, shape[0], len(shape), groups), grid)
         return
     ids = tracer.single_axis(source, 1)
     if ids is None:
@@ -83,7 +105,9 @@ def _conv(node: ir.Node, tracer: Tracer) -> None:
         if each is not None:
             followers.extend([Operand(each.node, each.index, 0, made), *scales(each, made)])
     laid = _along(ids.repeat(many), 1, len(shape))
-    transfer = depthwise_transfer(weights, bias, many, pads_nothing(node))
+    transfer = depthwise_transfer(weights, bias, many, pads_nothing(node), grid is not None)
+    if grid is not None:
+        transfer = requantizing(node, tracer, weights, grid, transfer)
     tracer.emit(output, laid, [source], transfer, followers)
     places = border_places(node, shape[2:], tracer.sizes(source)[2:])
     if places is not None:
@@ -103,8 +127,8 @@ def _conv_transpose(node: ir.Node, tracer: Tracer) -> None:
         and ints_attribute(node, "output_shape") is None
         and pads_nothing(node)
     )
-    plan = _Plan(1, 1, shape[1] * groups, len(shape), groups, plain)
-    _layer(node, tracer, weights, bias, plan)
+    plan = Plan(1, 1, shape[1] * groups, len(shape), groups, plain)
+    layer(node, tracer, weights, bias, plan)
 
 
 def _gemm(node: ir.Node, tracer: Tracer) -> None:
@@ -112,7 +136,7 @@ def _gemm(node: ir.Node, tracer: Tracer) -> None:
     (weights, shape), bias = _weights(node, 0 if transposed else 1), _bias(node)
     if int_attribute(node, "transA", 0):
         raise Refuse("a transposed product")
-    _layer(node, tracer, weights, bias, _Plan(1, 1, shape[0 if transposed else 1], 2))
+    layer(node, tracer, weights, bias, Plan(1, 1, shape[0 if transposed else 1], 2))
 
 
 def _matmul(node: ir.Node, tracer: Tracer) -> None:
@@ -128,11 +152,11 @@ def _matmul(node: ir.Node, tracer: Tracer) -> None:
     if len(shape) != 2:
         raise Refuse("a batch of weights")
     rank = tracer.rank(left)
-    _layer(node, tracer, weights, None, _Plan(rank - 1, rank - 1, shape[1], rank))
+    layer(node, tracer, weights, None, Plan(rank - 1, rank - 1, shape[1], rank))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
+class Plan:
     """Where the channels of a layer lie.
 
     Attributes:
@@ -158,16 +182,30 @@ def _along(ids: Ids, axis: int, rank: int) -> Ids:
     return ids.reshape(shape)
 
 
-def _layer(
-    node: ir.Node, tracer: Tracer, weights: Parameter, bias: Parameter | None, plan: _Plan
+def layer(
+    node: ir.Node,
+    tracer: Tracer,
+    weights: Parameter,
+    bias: Parameter | None,
+    plan: Plan,
+    grid: Grid | None = None,
 ) -> None:
-    """Note down a layer, and make channels for its output."""
+    """Note down a layer, and make channels for its output.
+
+    Args:
+        node: The node.
+        tracer: Of the graph.
+        weights: Its weights.
+        bias: Its bias.
+        plan: Where its channels lie.
+        grid: Of the integers that come in, if it multiplies integers.
+    """
     source, output = node.inputs[0], node.outputs[0]
     assert source is not None
     inputs = tracer.single_axis(source, plan.source_axis)
     outputs = tracer.fresh(plan.width)
     made = AxisRef(output, plan.axis) if plan.width > 1 else None
-    layer = Layer(
+    made_by = Layer(
         node=node,
         source=None if inputs is None else AxisRef(source, plan.source_axis),
         inputs=inputs,
@@ -178,15 +216,20 @@ def _layer(
         uniform=pads_nothing(node) if plan.uniform is None else plan.uniform,
         weights=weights,
         given_bias=bias,
+        grid=grid,
     )
-    tracer.layers.append(layer)
-    dtype = _numpy_dtype(node.inputs[1])
+    tracer.layers.append(made_by)
+    dtype = _numpy_dtype(node.inputs[1]) if grid is None else np.dtype(np.float64)
+
+    def transfer(known: Sequence[Known | None]) -> Known | None:
+        return made_by.transfer(known[0], dtype)
+
     followers = [] if made is None else [*scales(weights, made), *_bias_slices(bias, made, plan)]
     tracer.emit(
         output,
         _along(outputs, plan.axis, plan.rank),
         [source if inputs is not None else None],
-        lambda known: layer.transfer(known[0], dtype),
+        transfer if grid is None else requantizing(node, tracer, weights, grid, transfer),
         followers,
     )
 
@@ -197,7 +240,7 @@ def _numpy_dtype(value: ir.Value | None) -> np.dtype[Any]:
     return value.dtype.numpy()
 
 
-def _bias_slices(bias: Parameter | None, made: AxisRef, plan: _Plan) -> Iterator[Operand]:
+def _bias_slices(bias: Parameter | None, made: AxisRef, plan: Plan) -> Iterator[Operand]:
     """The bias, where it has a number for each channel."""
     if bias is not None:
         shape = bias.stored.shape

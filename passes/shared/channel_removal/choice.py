@@ -79,7 +79,7 @@ class Choice:
         """The constants that a layer has to account for, by input; 0 where there is none."""
         if layer.inputs is None or layer.source is None:
             return np.zeros(0)
-        known = self.known.get(layer.source.value)
+        known = layer.given(self.known.get(layer.source.value))
         numbers = np.zeros(len(layer.inputs))
         if known is not None:
             account = self.gone(layer) & self.reads.read(layer, self.removed)
@@ -105,6 +105,7 @@ class Choice:
         """By group, the constant input that is largest among those that stay."""
         groups = layer.groups
         known = None if layer.source is None else self.known.get(layer.source.value)
+        known = layer.given(known)
         if known is None:
             return Carriers(np.full(groups, -1), np.zeros(groups), np.zeros(self.gone(layer).shape))
         parted = np.where(self.gone(layer), 0.0, known.numbers.reshape(-1)).reshape(groups, -1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxopt.channels import Layer, scalar_scale
+from onnxopt.channels import Layer
 
 from .integer_carriers import carried
 
@@ -90,9 +90,7 @@ def _counts_in_steps(layer: Layer) -> bool:
 
 def _steps(layer: Layer, numbers: NDArray[np.float64]) -> NDArray[np.int64]:
     """What constants add, ``sum_j (q_j - zero point) * sum(W_j)``, without any rounding."""
-    source = layer.node.inputs[0]
-    assert source is not None
-    scale = scalar_scale(source)
+    scale = layer.input_scale
     assert scale is not None
     return layer.levels_added(np.rint(numbers / scale)).astype(np.int64)
 

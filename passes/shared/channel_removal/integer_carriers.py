@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxopt.channels import Layer, scalar_scale
+from onnxopt.channels import Layer
 
 __all__ = ["can_carry", "carried"]
 
@@ -30,14 +30,13 @@ _PAIRS, _SHIFTS = 4, range(-3, 4)
 
 def can_carry(layer: Layer) -> bool:
     """Whether the layer multiplies integers of one scale by int8 weights that are 0 for 0."""
-    source, zero = layer.node.inputs[0], layer.weights.zero_point
+    zero = layer.weights.zero_point
     return (
         layer.weights.is_quantized
         and layer.weights.stored.dtype == np.int8
         and zero is not None
         and not zero.any()
-        and source is not None
-        and scalar_scale(source) is not None
+        and layer.input_scale is not None
     )
 
 
@@ -54,9 +53,7 @@ def carried(
     Returns:
         The weights as `Layer.blocks`, and the groups in which these carriers cannot do it.
     """
-    source = layer.node.inputs[0]
-    assert source is not None
-    scale = scalar_scale(source)
+    scale = layer.input_scale
     assert scale is not None
     blocks = np.array(layer.blocks)
     limit = int(np.abs(blocks.astype(np.int64)).max(initial=0))

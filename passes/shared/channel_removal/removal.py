@@ -247,6 +247,9 @@ class _Removal:
         if layer.output is not None:
             kept = self.choice.keeps(layer.output)
             added, step = added[kept], step[kept]
+        if layer.grid is not None and (place := layer.bias_place) is not None:
+            self._arrays[place] = added.astype(np.int32)
+            return
         rewriter = self._rewriter(node)
         hint = f"{node.outputs[0].name}_bias"
         stored = rewriter.initializer(added.astype(np.int32), hint)
