@@ -44,11 +44,12 @@ class Editor:
         after: ir.Node | None = None,
         dtype: ir.DataType | None = None,
         like: ir.Value | None = None,
+        domain: str = "",
     ) -> ir.Value:
         """Insert a node with one output before or behind another one, and return that.
 
         Args:
-            op_type: Operator of the standard domain.
+            op_type: Operator.
             inputs: Its inputs.
             attributes: Python values by name.
             name: What the node and its outputs are called, with a suffix where that is taken.
@@ -56,8 +57,11 @@ class Editor:
             after: Insert behind this node.
             dtype: Element type of the output.
             like: A value that has the shape of the output.
+            domain: Of the operator, which the model then imports; empty for the standard one.
         """
-        node = ir.node(op_type, inputs, attributes or {})
+        node = ir.node(op_type, inputs, attributes or {}, domain=domain)
+        if domain:
+            self.model.opset_imports.setdefault(domain, 1)
         self._name(node, name)
         (output,) = node.outputs
         if dtype is not None:

@@ -1,8 +1,9 @@
 """Put narrow weights into a graph: DequantizeLinear before each product, a narrow table to gather.
 
-Standard operators only. ONNX Runtime makes one kernel (MatMulNBits) of DequantizeLinear and MatMul,
-or Gemm without transposition, where scales are along the inputs in blocks or one for each output.
-It does not where products share stored weights: those are made float in every run.
+Standard operators, or those of ONNX Runtime (see `operators`). Of the standard ones it makes one
+kernel (MatMulNBits) of DequantizeLinear and MatMul, or Gemm without transposition, where scales are
+along the inputs in blocks or one for each output. It does not where products share stored weights:
+those are made float in every run.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from onnxopt.regions import Product
 
 from ..quantize.editing import Editor, called_after
 from .narrowing import Form, Narrow
-from .stores import Store
+from .operators import gather_rows, has_operator, multiply
+from .stores import Store, Written
 
-__all__ = ["LEAST_IR_VERSION", "LEAST_OPSET", "lower_weights"]
+__all__ = ["LEAST_IR_VERSION", "least_opset", "lower_weights"]
 
-#: 4 bits, and scales for blocks.
-LEAST_OPSET = {Form.INT8: 13, Form.INT4: 21, Form.UINT4: 21}
+#: Scales for outputs; blocks of DequantizeLinear, and 4 bits, are of this opset.
+_LEAST_OPSET, _BLOCKS_OPSET = 13, 21
 LEAST_IR_VERSION = 10
 
 
@@ -32,6 +34,7 @@ def lower_weights(
     found: Iterable[Store],
     choices: Mapping[str, Form],
     weights: Mapping[tuple[str, Form], Narrow],
+    written: Written = "qdq",
 ) -> Counter[str]:
     """Narrow stored weights, in place.
 
@@ -40,6 +43,7 @@ def lower_weights(
         found: Its stores.
         choices: The form of each store that gets one, by key.
         weights: Narrowed weights, by key and form.
+        written: As DequantizeLinear or as operators of ONNX Runtime, where there are such.
 
     Returns:
         How often each form was chosen.
@@ -51,15 +55,28 @@ def lower_weights(
             continue
         done[form.value] += 1
         narrow = weights[store.key, form]
-        if store.is_table:
+        if store.is_gathered_only and written == "nbits":
+            for node in store.gathers:
+                gather_rows(editor, node, narrow, store.key)
+        elif store.is_table:
             _lower_table(editor, store, narrow)
         else:
             for product in store.products:
-                _lower_product(editor, product, narrow)
-    if any(choices.get(store.key) in (Form.INT4, Form.UINT4) for store in found):
+                if written == "nbits" and has_operator(product):
+                    multiply(editor, product, narrow)
+                else:
+                    _lower_product(editor, product, narrow)
+    if written == "qdq" and any(
+        choices.get(store.key, Form.INT8) is not Form.INT8 for store in found
+    ):
         model.ir_version = max(model.ir_version, LEAST_IR_VERSION)
     editor.remove_unread_initializers()
     return done
+
+
+def least_opset(form: Form, written: Written) -> int:
+    """The opset that a form takes."""
+    return _LEAST_OPSET if form is Form.INT8 or written == "nbits" else _BLOCKS_OPSET
 
 
 def _lower_product(editor: Editor, product: Product, narrow: Narrow) -> None:

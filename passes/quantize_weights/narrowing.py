@@ -1,10 +1,10 @@
 """Weights in 8 or 4 bits: scales with the least squared error, and rounding by second order.
 
-8 bits have a scale for each output, 4 bits one for each block of inputs of each output. A scale is
-the best of some that clip the largest weights a little (squared error; Banner et al., "Post
-training 4-bit quantization of convolutional networks", 2019). With the Gram matrix of a layer's
-inputs, weights are then rounded one after the other so that those still to come make up for the
-error (GPTQ, Frantar et al. 2022).
+Signed 8 bits have a scale for each output, all else one for each block of inputs of each output.
+A scale is the best of some that clip the largest weights a little (squared error; Banner et
+al., "Post training 4-bit quantization of convolutional networks", 2019). With the Gram matrix of a
+layer's inputs, weights are then rounded one after the other so that those still to come make up for
+the error (GPTQ, Frantar et al. 2022).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ Array = np.ndarray[Any, Any]
 _DAMPING, _TRUST = 0.01, 0.5
 #: Second order takes so many times as many rows as there are inputs in one.
 _ENOUGH_ROWS = 2
+_UNSIGNED = (ml_dtypes.uint4, np.uint8)
 _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
 
 
@@ -39,6 +40,11 @@ class Form(enum.StrEnum):
     INT4 = "int4"
     #: 4 bits from 0 to 15, a scale and a zero point for each block.
     UINT4 = "uint4"
+    #: 8 bits from 0 to 255, a scale and a zero point for each block.
+    UINT8 = "uint8"
+
+
+_BLOCKED = {Form.INT4: ml_dtypes.int4, Form.UINT4: ml_dtypes.uint4, Form.UINT8: np.uint8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Narrow:
     """Narrowed weights, inputs first.
 
     Attributes:
-        numbers: [K, M], int8 or a 4-bit type.
+        numbers: [K, M], int8, uint8 or a 4-bit type.
         scales: float32 [M], or [blocks, M].
         zeros: Zero points of the same shape and the type of the numbers.
         block: Inputs in a block; 0 for one scale for each output.
@@ -69,6 +75,8 @@ def stored_bytes(size: int, outputs: int, form: Form, block: int) -> int:
     """
     if form is Form.INT8:
         return size + 5 * outputs
+    if form is Form.UINT8:
+        return size + (5 * size) // block
     return size // 2 + (9 * size) // (2 * block)
 
 
@@ -78,7 +86,7 @@ def narrow(matrix: Array, form: Form, block: int) -> Narrow:
     Args:
         matrix: float32 [K, M], inputs first.
         form: How they are stored.
-        block: Inputs in a block, for 4 bits.
+        block: Inputs in a block, where the form has blocks.
     """
     if form is Form.INT8:
         scales = _best_scales(matrix[None], 127)[0]
@@ -91,10 +99,11 @@ def narrow(matrix: Array, form: Form, block: int) -> Narrow:
         zeros = np.zeros_like(scales)
     else:
         low, high = blocks.min(axis=1).clip(max=0.0), blocks.max(axis=1).clip(min=0.0)
-        scales = _positive((high - low) / 15)
-        zeros = np.rint(-low / scales).clip(0, 15)
-        numbers = np.clip(np.rint(blocks / scales[:, None]) + zeros[:, None], 0, 15)
-    dtype = ml_dtypes.int4 if form is Form.INT4 else ml_dtypes.uint4
+        most = 15 if form is Form.UINT4 else 255
+        scales = _positive((high - low) / most)
+        zeros = np.rint(-low / scales).clip(0, most)
+        numbers = np.clip(np.rint(blocks / scales[:, None]) + zeros[:, None], 0, most)
+    dtype = _BLOCKED[form]
     flat = numbers.reshape(-1, matrix.shape[1])[: len(matrix)]
     return Narrow(flat.astype(dtype), scales.astype(np.float32), zeros.astype(dtype), block)
 
@@ -110,7 +119,7 @@ def compensated(plain: Narrow, matrix: Array, gram: Array, rows: int) -> Narrow:
             says that some changes cost nothing which do cost something elsewhere; the fewer, the
             more the weights themselves have to stay near.
     """
-    if plain.zeros.dtype == ml_dtypes.uint4 or rows < _ENOUGH_ROWS * len(matrix):
+    if plain.zeros.dtype in _UNSIGNED or rows < _ENOUGH_ROWS * len(matrix):
         return plain
     scales = plain.scales
     if plain.block:

@@ -14,7 +14,7 @@ from onnxopt.passes.infer_shapes import InferShapes
 from onnxopt.analysis.quantization import is_quantized
 from onnxopt.analysis.values import constant_array
 from onnxopt.calibration import Gram, GramObserver, Observations, observe
-from onnxopt.findings import Findings, Layer, Region, Search
+from onnxopt.findings import Findings, Layer, Region, Search, Treatment
 from onnxopt.layers import layer_name
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
 from onnxopt.regions import Product
@@ -28,9 +28,10 @@ from ..quantize.recovery import gram_layers
 from ..shared.digest import model_digest
 from ..shared.marks import META_QUANTIZED
 from ..shared.search_findings import budget_text, tried_plans
-from .lowering import LEAST_OPSET, lower_weights
+from .explaining import narrowed, treatments
+from .lowering import least_opset, lower_weights
 from .narrowing import Form, Narrow, compensated, dequantized, narrow, stored_bytes
-from .stores import Left, Store, stores
+from .stores import Left, Store, Written, stores
 from .trials import Trials
 
 __all__ = ["QuantizeWeights", "QuantizeWeightsOptions"]
@@ -40,9 +41,16 @@ _FORMS: Mapping[str, tuple[Form, ...]] = {
     "int8": (Form.INT8,),
     "int4": (Form.INT4,),
     "uint4": (Form.UINT4,),
+    "uint8": (Form.UINT8,),
 }
 #: Seconds for rounding by second order.
 _PATIENCE: Mapping[Effort, float] = {"low": 0.0, "medium": 30.0, "high": 300.0}
+_STORED: Mapping[Form, str] = {
+    Form.INT8: "stored in 8 bits with a scale for each output, computed in float",
+    Form.INT4: "stored in 4 bits with a scale for each block, computed in float",
+    Form.UINT4: "stored in 4 bits with a scale and zero for each block, computed in float",
+    Form.UINT8: "stored in 8 bits with a scale and zero for each block, computed in float",
+}
 _QUANTIZED = "the model is quantized already"
 
 
@@ -53,12 +61,16 @@ class QuantizeWeightsOptions:
     Attributes:
         form: Integers of 8 bits with a scale for each output, signed ones of 4 bits with a scale
             for each block, unsigned ones with a zero point too, or 8 or 4 bits by what is best.
-        block: Inputs that share a scale, with 4 bits: a power of two from 16.
+        written: As DequantizeLinear (`qdq`), which every runtime knows, or as operators of ONNX
+            Runtime (`nbits`): MatMulNBits, and GatherBlockQuantized for tables, which then may have
+            4 bits too. No newer opset is needed for those.
+        block: Inputs that share a scale, where a form has blocks: a power of two from 16.
         min_elements: Smaller weights are left alone.
         keep: Names of nodes whose weights are to stay as they are.
     """
 
-    form: Literal["auto", "int8", "int4", "uint4"] = "auto"
+    form: Literal["auto", "int8", "int4", "uint4", "uint8"] = "auto"
+    written: Written = "qdq"
     block: int = 32
     min_elements: int = 1024
     keep: tuple[str, ...] = ()
@@ -82,11 +94,12 @@ class QuantizeWeights(Pass):
     """Store weights in 8 or 4 bits, as far as that stays true, and compute in float.
 
     Lossy. The weights of MatMul, Gemm and Conv, and tables that Gather reads rows of, become
-    integers with scales: int8 with one for each output (or row), int4 or uint4 with one for each
-    block of inputs (MatMul and Gemm only, opset 21). DequantizeLinear makes floats of them when the
-    model runs; ONNX Runtime fuses that with MatMul and Gemm (MatMulNBits), and then quantizes
-    activations block by block as well. Scales have the least squared error; where samples are
-    given, weights are rounded by second order (GPTQ).
+    integers with scales: int8 with one for each output (or row), int4, uint4 or uint8 with one for
+    each block of inputs (MatMul and Gemm only, opset 21). DequantizeLinear makes floats of them
+    when the model runs; ONNX Runtime fuses that with MatMul and Gemm (MatMulNBits), and then
+    quantizes activations block by block as well. Scales have the least squared error; where
+    samples are given, weights are rounded by second order (GPTQ). Or the operators of ONNX Runtime
+    are written themselves: in any opset, with fewer kernels, and 4 bits for tables too.
 
     What is stored how is found by a search: within the accuracy budget, and by measured time unless
     the goal is size; with the goal of latency a weight is left alone where that is faster.
@@ -107,17 +120,19 @@ class QuantizeWeights(Pass):
         assert bench is not None, "the optimizer gives lossy passes a workbench"
         if is_quantized(model) and META_QUANTIZED not in model.meta:
             outcome.refusals.append(Refusal(self.name, _QUANTIZED))
+            outcome.findings.treatments = treatments(model, {}, {}, _QUANTIZED)
             return outcome
         raised = model.clone()
         forms = self._raise(raised, _FORMS[self.options.form], outcome)
         found = self._stores(raised, outcome)
         if not found or not forms or not bench.calibration.first(1):
+            if META_QUANTIZED not in model.meta:
+                outcome.findings.treatments = treatments(raised, {}, _reasons(outcome))
             return outcome
         key = (self.name, self.text, bench.goal, model_digest(model))
         if key not in bench.memory:
             bench.memory[key] = self._solve(raised, found, forms, bench)
         solution: _Solution = bench.memory[key]
-        outcome.findings = solution.findings
         for store in found:
             if store.key not in solution.choices:
                 finding = solution.finding
@@ -125,13 +140,18 @@ class QuantizeWeights(Pass):
                 outcome.refusals.extend(
                     Refusal(node.op_type, reason, layer_name(node)) for node in store.readers
                 )
+        outcome.findings = dataclasses.replace(
+            solution.findings, treatments=self._treatments(model, raised, found, solution, outcome)
+        )
         if solution.choices:
             chosen = set(solution.choices.values())
-            raise_opset(model, max(LEAST_OPSET[form] for form in chosen))
+            raise_opset(model, max(map(self._least_opset, chosen)))
             InferShapes()(model)
             again = [each for each in self._all(model) if isinstance(each, Store)]
             outcome.rewritten.update(
-                lower_weights(model, again, solution.choices, solution.weights)
+                lower_weights(
+                    model, again, solution.choices, solution.weights, self.options.written
+                )
             )
             outcome.modified = True
         return outcome
@@ -140,15 +160,18 @@ class QuantizeWeights(Pass):
         self, model: ir.Model, wanted: tuple[Form, ...], outcome: Outcome
     ) -> tuple[Form, ...]:
         """Raise the opset as far as it goes; the forms that it then has."""
-        for least in sorted({LEAST_OPSET[form] for form in wanted}, reverse=True):
+        for least in sorted(set(map(self._least_opset, wanted)), reverse=True):
             try:
                 raise_opset(model, least)
             except OpsetError as error:
                 outcome.refusals.append(Refusal(self.name, str(error)))
                 continue
             InferShapes()(model)
-            return tuple(form for form in wanted if LEAST_OPSET[form] <= least)
+            return tuple(form for form in wanted if self._least_opset(form) <= least)
         return ()
+
+    def _least_opset(self, form: Form) -> int:
+        return least_opset(form, self.options.written)
 
     def _all(self, model: ir.Model) -> Iterator[Store | Left]:
         return stores(model, self.options.min_elements, frozenset(self.options.keep))
@@ -165,11 +188,33 @@ class QuantizeWeights(Pass):
                 )
         return found
 
+    def _treatments(
+        self,
+        model: ir.Model,
+        raised: ir.Model,
+        found: Sequence[Store],
+        solution: _Solution,
+        outcome: Outcome,
+    ) -> list[Treatment]:
+        """How nodes read their weights; of all nodes where `quantize` has not told of them."""
+        reasons = _reasons(outcome)
+        chosen: dict[str, str] = {}
+        for store in found:
+            form = solution.choices.get(store.key)
+            for node in store.readers if form is not None else ():
+                assert form is not None
+                chosen[layer_name(node)] = form.value
+                reasons[layer_name(node)] = _STORED[form]
+        if META_QUANTIZED in model.meta:
+            return list(narrowed(raised, chosen, reasons))
+        return treatments(raised, chosen, reasons)
+
     def _solve(
         self, model: ir.Model, found: list[Store], forms: tuple[Form, ...], bench: Workbench
     ) -> _Solution:
         weights = self._narrowed(model, found, forms, bench)
-        with Trials(model, found, weights, self.options.block) as trials:
+        written = self.options.written
+        with Trials(model, found, weights, self.options.block, written) as trials:
             finding = search(trials, bench)
         choices = {key: Form(form) for key, form in finding.choices.items()}
         findings = self._tell(found, choices, weights, finding, bench)
@@ -184,7 +229,7 @@ class QuantizeWeights(Pass):
             (store.key, form): narrow(_matrix(store), form, self.options.block)
             for store in found
             for form in forms
-            if form is Form.INT8 or store.takes_blocks
+            if store.takes(form, self.options.written)
         }
         if not bench.given or not _PATIENCE[bench.effort]:
             return weights
@@ -251,6 +296,11 @@ class QuantizeWeights(Pass):
         return Findings(
             layers=layers, search=Search(tried, regions, bench.goal, budget_text(bench))
         )
+
+
+def _reasons(outcome: Outcome) -> dict[str, str]:
+    """Why nodes keep their weights, by name."""
+    return {each.node: each.reason for each in outcome.refusals if each.node}
 
 
 def _matrix(store: Store) -> np.ndarray:

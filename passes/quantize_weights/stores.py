@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -20,7 +21,13 @@ from onnxopt.op_traits import is_standard
 from onnxopt.regions import Product, products
 from onnxopt.traversal import all_graphs
 
-__all__ = ["Left", "Store", "stores"]
+from .narrowing import Form
+from .operators import has_operator
+
+__all__ = ["Left", "Store", "Written", "stores"]
+
+#: As DequantizeLinear, or as operators of ONNX Runtime.
+Written = Literal["qdq", "nbits"]
 
 _MOVES = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
@@ -54,12 +61,34 @@ class Store:
         """Whether rows of it are gathered."""
         return bool(self.gathers)
 
+    def takes(self, form: Form, written: Written) -> bool:
+        """Whether its readers can have a form: only some know a scale for each block of inputs.
+
+        Args:
+            form: The form.
+            written: As what it is written.
+        """
+        if form is Form.INT8:
+            return True
+        if self.is_table:
+            # Of rows with two numbers in a byte, the runtime takes an odd last one for two.
+            whole = form is Form.UINT8 or self._row % 2 == 0
+            return self.is_gathered_only and written == "nbits" and whole
+        if written == "nbits":
+            return all(has_operator(product) for product in self.products)
+        return all(product.node.op_type in ("MatMul", "Gemm") for product in self.products)
+
     @property
-    def takes_blocks(self) -> bool:
-        """Whether its readers can have a scale for each block of inputs, and so 4 bits."""
-        return not self.is_table and all(
-            product.node.op_type in ("MatMul", "Gemm") for product in self.products
-        )
+    def is_gathered_only(self) -> bool:
+        """Whether it is a table and nothing else."""
+        return self.is_table and not self.products
+
+    @property
+    def _row(self) -> int:
+        """Numbers in a row of a table."""
+        tensor = constant(self.value)
+        assert tensor is not None
+        return int(tensor.shape.numpy()[1])
 
     @property
     def size(self) -> int:

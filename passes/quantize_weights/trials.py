@@ -15,7 +15,7 @@ from onnxopt.short_names import short_name
 from ..shared.trial_files import TrialFiles, owner_by_name
 from .lowering import lower_weights
 from .narrowing import Form, Narrow, stored_bytes
-from .stores import Store, stores
+from .stores import Store, Written, stores
 
 __all__ = ["Trials"]
 
@@ -27,7 +27,8 @@ class Trials:
         model: The float model. It is left as it is; its weights are written once.
         found: Its stores.
         weights: Narrowed weights, by key and form.
-        block: Inputs in a block, for 4 bits.
+        block: Inputs in a block, where a form has blocks.
+        written: As what narrow weights are written.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class Trials:
         found: Sequence[Store],
         weights: Mapping[tuple[str, Form], Narrow],
         block: int,
+        written: Written = "qdq",
     ) -> None:
         self._files = TrialFiles(model)
         InferShapes()(self._files.base)
-        self._weights, self._block = weights, block
+        self._weights, self._block, self._written = weights, block, written
         self._stores = {store.key: store for store in found}
         self._owners = {
             each: store.key
@@ -104,5 +106,5 @@ class Trials:
         model = self._files.base.clone()
         found = [each for each in stores(model, 0, frozenset()) if isinstance(each, Store)]
         forms = {key: Form(form) for key, form in choices.items()}
-        lower_weights(model, found, forms, self._weights)
+        lower_weights(model, found, forms, self._weights, self._written)
         return model

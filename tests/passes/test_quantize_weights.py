@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnxopt.passes.infer_shapes import InferShapes
 from onnxopt.passes.quantize.opset import raise_opset
-from onnxopt.passes.quantize_weights.lowering import LEAST_OPSET, lower_weights
+from onnxopt.passes.quantize_weights.lowering import least_opset, lower_weights
 from onnxopt.passes.quantize_weights.narrowing import Form, compensated, dequantized, narrow
 from onnxopt.passes.quantize_weights.quantize_weights import _matrix
 from onnxopt.passes.quantize_weights.stores import Left, Store, stores
@@ -26,7 +26,7 @@ from tests.passes.quantize.lowered import decibels, kernels
 RNG = np.random.default_rng(0)
 BLOCK = 16
 #: What weights of a normal distribution are true to, at least.
-TRUE_DB = {Form.INT8: 35.0, Form.INT4: 15.0, Form.UINT4: 15.0}
+TRUE_DB = {Form.INT8: 35.0, Form.INT4: 15.0, Form.UINT4: 15.0, Form.UINT8: 40.0}
 
 
 def _array(*shape: int) -> np.ndarray:
@@ -36,12 +36,12 @@ def _array(*shape: int) -> np.ndarray:
 def _narrowed(model: onnx.ModelProto, form: Form) -> tuple[onnx.ModelProto, Counter[str]]:
     """The model with all weights that take it in a form, and how many did."""
     converted = from_proto(model)
-    raise_opset(converted, LEAST_OPSET[form])
+    raise_opset(converted, least_opset(form, "qdq"))
     InferShapes()(converted)
     found = [
         each
         for each in stores(converted, 0, frozenset())
-        if isinstance(each, Store) and (form is Form.INT8 or each.takes_blocks)
+        if isinstance(each, Store) and each.takes(form, "qdq")
     ]
     weights = {(each.key, form): narrow(_matrix(each), form, BLOCK) for each in found}
     done = lower_weights(converted, found, {each.key: form for each in found}, weights)
@@ -107,7 +107,12 @@ def test_products_stay_true(case: str, form: Form) -> None:
         tensor
         for tensor in result.graph.initializer
         if tensor.data_type
-        in (onnx.TensorProto.INT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
+        in (
+            onnx.TensorProto.INT8,
+            onnx.TensorProto.INT4,
+            onnx.TensorProto.UINT4,
+            onnx.TensorProto.UINT8,
+        )
         and len(tensor.dims) == 2
     ]
     assert max(int(np.prod(tensor.dims)) for tensor in stored) == np.prod(shapes["w"])
