@@ -76,6 +76,7 @@ class SplitSizes:
 
     node: ir.Node
     axis: int
+    sizes: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.differential import parse
 
-__all__ = ["ACTIVATIONS", "nets"]
+__all__ = ["ACTIVATIONS", "Net", "nets"]
 
 #: Activations and the first version of the standard operators that has them.
 ACTIVATIONS = {
@@ -46,7 +46,7 @@ _BLOCKS = (
 
 
 @dataclasses.dataclass
-class _Net:
+class Net:
     """A net as it grows.
 
     Attributes:
@@ -215,7 +215,7 @@ def nets(
     The input is ``x`` [n, 3, h, v] of any size.
     """
     opset = draw(st.integers(*opsets))
-    net = _Net(draw, np.random.default_rng(draw(st.integers(0, 10_000))), opset)
+    net = Net(draw, np.random.default_rng(draw(st.integers(0, 10_000))), opset)
     value = net.conv("x", 8)
     for kind in draw(st.lists(st.sampled_from(blocks), min_size=1, max_size=4)):
         value = net.block(kind, value)

@@ -112,6 +112,19 @@ def test_groups_carry_their_own() -> None:
     folded(model, len(DEAD) - 30, *FEEDS)
 
 
+def test_two_outputs_a_channel_of_which_some_are_not_read() -> None:
+    first, taps = pruned(16, 3, 1, 1, dead=tuple(range(2, 16))), normal(32, 1, 3, 3)
+    last = normal(5, 32, 1, 1)
+    last[:, np.arange(32) % 3 == 0] = 0
+    text = """g (float[n, 3, h, v] x) => (float[n, 5, p, q] y) {
+        r = Conv(x, w1, b1)  d = Conv <group = 16, pads = [1, 1, 1, 1]> (r, wd, bd)
+        a = Identity(d)  y = Conv(a, w2)
+    }"""
+    arrays = {"w1": first, "b1": normal(16), "wd": taps, "bd": normal(32), "w2": last}
+    optimize(parse(text, arrays), PASS, *FEEDS)
+    assert 0 < removed(parse(text, arrays)) < 14
+
+
 def test_what_comes_between() -> None:
     arrays = {
         "s": normal(WIDTH),

@@ -121,23 +121,28 @@ def _pool(node: ir.Node, tracer: Tracer) -> None:
         return
     if any(each.uses() or each.is_graph_output() for each in node.outputs[1:]):
         raise Refuse("the places of maxima are read")
-    whole = int_attribute(node, "ceil_mode", 0) == 0
-    if node.op_type == "MaxPool":
-        _emit(node, tracer, unchanged if whole and _windows_hold_elements(node) else nothing_known)
-        return
-    plain = pads_nothing(node) or not int_attribute(node, "count_include_pad", 0)
-    _emit(node, tracer, unchanged if whole and plain else _zeros if whole else nothing_known)
+    _emit(node, tracer, _pooled(node))
+
+
+def _pooled(node: ir.Node) -> Transfer:
+    """A constant stays one unless padding is counted, or is all that some window sees."""
+    if int_attribute(node, "ceil_mode", 0):
+        return nothing_known
+    if pads_nothing(node):
+        return unchanged
+    if int_attribute(node, "count_include_pad", 0):
+        return _zeros
+    return unchanged if _windows_hold_elements(node) else nothing_known
 
 
 def _windows_hold_elements(node: ir.Node) -> bool:
-    """Whether no window of a MaxPool lies in the padding altogether."""
-    if string_attribute(node, "auto_pad", "NOTSET") != "NOTSET" or pads_nothing(node):
+    """Whether no window of a pooling lies in the padding altogether."""
+    if any(step != 1 for step in ints_attribute(node, "dilations") or ()):
+        return False
+    if string_attribute(node, "auto_pad", "NOTSET") != "NOTSET":
         return True
     pads, kernel = ints_attribute(node, "pads") or (), ints_attribute(node, "kernel_shape") or ()
-    dilated = any(step != 1 for step in ints_attribute(node, "dilations") or ())
-    return not dilated and all(
-        pad < size for pad, size in zip(pads, (*kernel, *kernel), strict=True)
-    )
+    return all(pad < size for pad, size in zip(pads, (*kernel, *kernel), strict=True))
 
 
 def _global_pool(node: ir.Node, tracer: Tracer) -> None:

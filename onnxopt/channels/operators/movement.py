@@ -22,7 +22,7 @@ from onnxopt.channels.followers import (
     SplitSizes,
 )
 from onnxopt.channels.known import moved, nothing_known
-from onnxopt.channels.operators.sizes import size_input
+from onnxopt.channels.operators.sizes import size_input, stated_size
 from onnxopt.channels.tracer import Handler, Tracer, axes_with_channels, references
 from onnxopt.rewriting import Refuse
 
@@ -72,8 +72,9 @@ def _reshape(node: ir.Node, tracer: Tracer) -> None:
     for reference in references(output, move(found[1])):
         follower = size_input(node, 1, reference.axis, reference, free)
         followers.extend(follower)
-        target = constant_array(node.inputs[1])
-        if target is not None and target[reference.axis] == 0:
+        target = node.inputs[1]
+        assert target is not None
+        if 0 in free and stated_size(target, reference.axis) == 0:
             _check_copied(found[1], reference, move(found[1]))
     _move(tracer, found[0], output, move, followers)
 
@@ -283,7 +284,7 @@ def _split(node: ir.Node, tracer: Tracer) -> None:
         start += size
     if start != ids.shape[axis]:
         raise Refuse("the sizes of a Split are not known")
-    tracer.followers.append(SplitSizes(node, axis))
+    tracer.followers.append(SplitSizes(node, axis, tuple(end - first for first, end in spans)))
     for output, (first, last) in zip(node.outputs, spans, strict=True):
         _move(tracer, source, output, _taking(axis, slice(first, last)), in_place=True)
 

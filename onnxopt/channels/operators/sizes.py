@@ -9,7 +9,7 @@ from onnxopt.channels.followers import AxisRef, SizeInput
 from onnxopt.op_traits import is_standard
 from onnxopt.rewriting import Refuse
 
-__all__ = ["size_input"]
+__all__ = ["size_input", "stated_size"]
 
 
 def size_input(
@@ -34,6 +34,34 @@ def size_input(
         if int(array.reshape(-1)[position]) in free:
             return []
         return [SizeInput(node, index, position, channels)]
+    concat, place, start = _piece(value, position)
+    found = size_input(concat, place, position - start, channels, free)
+    if found and (not has_one_use(value) or concat.graph is not node.graph):
+        raise Refuse("the number of channels is read elsewhere")
+    return found
+
+
+def stated_size(value: ir.Value, position: int) -> int:
+    """The element of an input of sizes, with what it means by itself (0 and -1 of Reshape).
+
+    Raises:
+        Refuse: When it is computed.
+    """
+    array = constant_array(value)
+    if array is not None:
+        return int(array.reshape(-1)[position])
+    concat, place, start = _piece(value, position)
+    piece = concat.inputs[place]
+    assert piece is not None
+    return stated_size(piece, position - start)
+
+
+def _piece(value: ir.Value, position: int) -> tuple[ir.Node, int, int]:
+    """The Concat that makes a vector, its input with an element, and where that input starts.
+
+    Raises:
+        Refuse: When there is no such node, or lengths are not known.
+    """
     concat = value.producer()
     if concat is None or concat.op_type != "Concat" or not is_standard(concat):
         raise Refuse("the number of channels is computed")
@@ -44,9 +72,6 @@ def size_input(
         if not isinstance(length, int):
             break
         if position < start + length:
-            found = size_input(concat, place, position - start, channels, free)
-            if found and (not has_one_use(value) or concat.graph is not node.graph):
-                raise Refuse("the number of channels is read elsewhere")
-            return found
+            return concat, place, start
         start += length
     raise Refuse("the number of channels is computed")

@@ -74,18 +74,19 @@ class _Rows:
 
 
 def takeovers(
-    layer: Layer, profiles: Sequence[Profiles], gone: Mask, biased: bool
+    layer: Layer, profiles: Sequence[Profiles], gone: Mask, stays: Mask, biased: bool
 ) -> list[Takeover]:
     """How the inputs that go are made of those that stay; see `lacking` for when that is right.
 
     Args:
         layer: A layer.
         profiles: Of its inputs, for each border that some are behind.
-        gone: Which inputs go and have to be accounted for; those that are constant are not.
+        gone: Which inputs go and have to be accounted for: neither constant nor unread ones.
+        stays: Which inputs stay.
         biased: Whether what is the same everywhere can go into a bias.
     """
     found: list[Takeover] = []
-    for rows in _parted(layer, profiles, gone, biased):
+    for rows in _parted(layer, profiles, gone, stays, biased):
         ratios, _ = rows.solve()
         wanted, given = rows.scales
         count = len(rows.stays)
@@ -96,18 +97,19 @@ def takeovers(
 
 
 def lacking(
-    layer: Layer, profiles: Sequence[Profiles], gone: Mask, biased: bool
+    layer: Layer, profiles: Sequence[Profiles], gone: Mask, stays: Mask, biased: bool
 ) -> NDArray[np.int64]:
     """Inputs that have to stay so that the others are combinations of those that do.
 
     Args:
         layer: A layer.
         profiles: Of its inputs, for each border that some are behind.
-        gone: Which inputs would go.
+        gone: Which inputs would go, as in `takeovers`.
+        stays: Which inputs stay.
         biased: Whether what is the same everywhere can go into a bias.
     """
     more: list[int] = []
-    for rows in _parted(layer, profiles, gone, biased):
+    for rows in _parted(layer, profiles, gone, stays, biased):
         _, good = rows.solve()
         if good.all():
             continue
@@ -132,22 +134,22 @@ def take_over(layer: Layer, blocks: NDArray[Any], found: Sequence[Takeover]) -> 
 
 
 def _parted(
-    layer: Layer, profiles: Sequence[Profiles], gone: Mask, biased: bool
+    layer: Layer, profiles: Sequence[Profiles], gone: Mask, stays: Mask, biased: bool
 ) -> Iterator[_Rows]:
     """The profiles of each group and border from which something goes."""
     for each in profiles:
         mask = each.mask.reshape(-1)
         values = each.values.reshape(len(each.values), -1).astype(np.float64)
         for inputs in np.arange(len(mask)).reshape(layer.groups, -1):
-            goes, stays = inputs[(mask & gone)[inputs]], inputs[(mask & ~gone)[inputs]]
+            goes, others = inputs[(mask & gone)[inputs]], inputs[(mask & stays)[inputs]]
             if not len(goes):
                 continue
-            wanted, given = values[:, goes].T, values[:, stays].T
+            wanted, given = values[:, goes].T, values[:, others].T
             scales = (_largest(wanted), _largest(given))
             rows = given / scales[1][:, None]
             if biased:
                 rows = np.vstack([rows, np.ones(len(values))])
-            yield _Rows(goes, stays, wanted / scales[0][:, None], rows, scales)
+            yield _Rows(goes, others, wanted / scales[0][:, None], rows, scales)
 
 
 def _largest(rows: Numbers) -> Numbers:

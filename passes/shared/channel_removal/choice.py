@@ -93,7 +93,8 @@ class Choice:
         gone = self._gone_by_place(layer)
         if not gone.any():
             return []
-        return takeovers(layer, self.reads.profiles(layer), gone, folds_into_bias(layer))
+        stays = ~self.gone(layer)
+        return takeovers(layer, self.reads.profiles(layer), gone, stays, folds_into_bias(layer))
 
     def _gone_by_place(self, layer: Layer) -> Mask:
         if layer.inputs is None or not self.reads.profiles(layer):
@@ -218,7 +219,8 @@ class Choice:
         if not gone.any():
             return set()
         assert layer.inputs is not None
-        more = lacking(layer, self.reads.profiles(layer), gone, folds_into_bias(layer))
+        profiles, stays = self.reads.profiles(layer), ~self.gone(layer)
+        more = lacking(layer, profiles, gone, stays, folds_into_bias(layer))
         if not more.size:
             taken = take_over(layer, layer.blocks, self.takeovers(layer))
             more = more if np.isfinite(taken).all() else np.flatnonzero(gone)

@@ -137,11 +137,13 @@ class _Removal:
         node = follower.node
         outputs = [AxisRef(output, follower.axis) for output in node.outputs]
         atoms = self.choice.trace.atoms
-        # A part of one channel is not followed: that channel stays.
-        kept = [self.choice.keeps(each) if each.value in atoms else np.ones(1) for each in outputs]
-        if all(each.all() for each in kept):
+        # A part of one channel, or none, is not followed: it stays as it is.
+        sizes = [
+            int(self.choice.keeps(each).sum()) if each.value in atoms else size
+            for each, size in zip(outputs, follower.sizes, strict=True)
+        ]
+        if sizes == list(follower.sizes):
             return
-        sizes = [int(each.sum()) for each in kept]
         if self.context.opset(node) < 13:
             self._rewriter(node).set_attribute(node, "split", sizes)
             return
@@ -228,11 +230,15 @@ class _Removal:
         assert bias is not None
         assert weights is not None
         assert weights.dtype is not None
-        self._arrays[node, index] = (bias + added).astype(weights.dtype.numpy())
+        given = layer.given_bias
+        total = (bias + added).astype(weights.dtype.numpy())
+        sliced = given is not None and given.stored.shape[-1:] == bias.shape
+        if sliced and given is not None:
+            total = total.reshape(given.stored.shape)
+        self._arrays[node, index] = total
         if node.op_type == "Gemm" and float_attribute(node, "beta", 1.0) != 1.0:
             self._rewriter(node).set_attribute(node, "beta", 1.0)
-        given = layer.given_bias
-        if layer.output is not None and (given is None or given.stored.shape[-1:] != bias.shape):
+        if layer.output is not None and not sliced:
             self.operand(Operand(node, index, 0, layer.output))  # nobody else knows of it
 
     def _add_steps(self, layer: Layer, added: NDArray[np.int64]) -> None:
