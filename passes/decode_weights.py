@@ -58,7 +58,7 @@ class DecodeWeights(Pass):
         else:
             opset = model.opset_imports.get("", 0)
             try:
-                array = decode(found.nodes, found.parts, found.output, opset, model.ir_version)
+                (array,) = decode(found.nodes, found.parts, [found.output], opset, model.ir_version)
             except (RuntimeRefusalError, RuntimeCrashError):
                 reason = "the runtime cannot run the decoder"
         if reason:

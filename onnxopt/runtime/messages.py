@@ -33,6 +33,7 @@ class SessionInfo:
         inputs: Required inputs.
         outputs: Outputs.
         overridable: Initializers that may be fed instead of their default.
+        load_cpu_seconds: Time that processors worked meanwhile, whatever else the machine did.
     """
 
     session: int
@@ -40,6 +41,7 @@ class SessionInfo:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     overridable: tuple[Port, ...]
+    load_cpu_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

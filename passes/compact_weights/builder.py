@@ -15,8 +15,13 @@ __all__ = ["Decoder", "DecoderBuilder", "array_key", "initializer_bytes", "part_
 
 Array = np.ndarray[Any, Any]
 
+#: Base of the numbers in names.
+_BASE = 36
+#: From here on the sizes of pieces are an input of Split, and no attribute.
+_SPLIT_INPUT_OPSET = 13
+
 #: What names in decoders look like; see `part_number`.
-_NAME = re.compile(r"cw(\d+)\.\d+")
+_NAME = re.compile(r"cw(\d+)\.[0-9a-z]+")
 
 
 def part_number(name: str | None) -> int:
@@ -27,21 +32,21 @@ def part_number(name: str | None) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoder:
-    """A graph that makes one tensor of stored parts.
+    """A graph that makes one tensor, or several, of stored parts.
 
     Attributes:
         code: Name of the code, such as ``bitmask+palette``.
         nodes: In topological order.
         parts: Initializers of its own.
         shared: Small constants that decoders have in common, by what they hold.
-        output: The decoded tensor, made by the last node.
+        outputs: The decoded tensors.
     """
 
     code: str
     nodes: tuple[ir.Node, ...]
     parts: tuple[ir.Value, ...]
     shared: dict[Hashable, ir.Value]
-    output: ir.Value
+    outputs: tuple[ir.Value, ...]
 
     @property
     def tensors(self) -> dict[ir.Value, ir.TensorProtocol]:
@@ -88,11 +93,18 @@ class DecoderBuilder:
 
     def op(self, op_type: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         """A node with one output. Nodes have no name: it would only take room."""
-        node = ir.node(op_type, inputs, attributes, name="")
-        output: ir.Value = node.outputs[0]
-        output.name = self._name()
-        self._nodes.append(node)
+        (output,) = self.ops(1, op_type, *inputs, **attributes)
         return output
+
+    def ops(
+        self, count: int, op_type: str, *inputs: ir.Value, **attributes: Any
+    ) -> tuple[ir.Value, ...]:
+        """A node with so many outputs."""
+        node = ir.node(op_type, inputs, attributes, num_outputs=count, name="")
+        for output in node.outputs:
+            output.name = self._name()
+        self._nodes.append(node)
+        return tuple(node.outputs)
 
     def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         """Give a value a static shape."""
@@ -102,6 +114,12 @@ class DecoderBuilder:
         """The first elements of a vector."""
         ends = self.share(np.array([count], np.int64))
         return self.op("Slice", value, self.share(np.zeros(1, np.int64)), ends)
+
+    def split(self, value: ir.Value, sizes: Sequence[int], opset: int) -> tuple[ir.Value, ...]:
+        """Pieces of a vector."""
+        if opset < _SPLIT_INPUT_OPSET:
+            return self.ops(len(sizes), "Split", value, split=list(sizes))
+        return self.ops(len(sizes), "Split", value, self.store(np.array(sizes, np.int64)))
 
     def cumulate(self, value: ir.Value) -> ir.Value:
         """Running sums of an int32 vector."""
@@ -119,13 +137,13 @@ class DecoderBuilder:
         """A vector of a background, with other elements at some indices."""
         return self.op("ScatterElements", self.filled((size,), background), where, what, axis=0)
 
-    def finish(self, code: str, output: ir.Value) -> Decoder:
+    def finish(self, code: str, *outputs: ir.Value) -> Decoder:
         """The decoder, once its last node is there."""
-        return Decoder(code, tuple(self._nodes), tuple(self._parts), self._shared, output)
+        return Decoder(code, tuple(self._nodes), tuple(self._parts), self._shared, outputs)
 
     def _name(self) -> str:
         self._count += 1
-        return f"{self._stem}{self._count - 1}"
+        return self._stem + np.base_repr(self._count - 1, _BASE).lower()
 
 
 def array_key(array: Array) -> Hashable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Literal, get_args
 
@@ -19,7 +20,19 @@ from .palette import distinct, palette, palettes
 from .positions import Positions, Sparse
 from .scaled import Scaled, scaled
 
-__all__ = ["ALL_CODES", "CODES", "Code", "combine", "dense_bytes", "shorter_decoders"]
+__all__ = [
+    "ALL_CODES",
+    "CODES",
+    "PACKED_OPSET",
+    "Code",
+    "Offer",
+    "combine",
+    "dense_bytes",
+    "offers",
+    "ranked",
+    "sparse_forms",
+    "sparse_vector",
+]
 
 Code = Literal[
     "constant",
@@ -39,7 +52,7 @@ CODES: tuple[Code, ...] = tuple(code for code in ALL_CODES if code != "sparse-in
 
 #: The first opset in which there are all operators of the packed codes: BitShift, CumSum,
 #: ScatterElements.
-_PACKED_OPSET = 11
+PACKED_OPSET = 11
 #: The first opset with ConstantOfShape.
 _CONSTANT_OPSET = 9
 #: Positions are computed in int32.
@@ -54,20 +67,31 @@ _FEW = 0.6
 _SAMPLE = 4096
 
 
-def shorter_decoders(
+@dataclasses.dataclass(frozen=True)
+class Offer:
+    """What one decoder of an initializer costs.
+
+    Attributes:
+        nbytes: Bytes in the model file.
+        memory: Bytes of everything that it makes while the runtime loads the model.
+        decoder: The decoder; None for the initializer as it is.
+    """
+
+    nbytes: int
+    memory: int
+    decoder: Decoder | None = None
+
+
+def offers(
     value: ir.Value,
     number: int,
     opset: int,
     ir_version: int,
     codes: Collection[Code],
-    slack: float,
     max_memory: float,
     present: Collection[Hashable],
-) -> list[Decoder]:
-    """Decoders of an initializer that take less room than the initializer, the best first.
-
-    The best are those about as short as the shortest, by the memory that they need; then the others
-    by their length.
+) -> list[Offer]:
+    """The initializer as it is, and all decoders that take less room.
 
     Args:
         value: The initializer.
@@ -75,30 +99,45 @@ def shorter_decoders(
         opset: Version of the standard domain.
         ir_version: IR version of the model.
         codes: Codes that may be used.
-        slack: By how much of its length one is about as short as the shortest.
         max_memory: How many times the bytes of the initializer a decoder may make; 0 for no limit.
         present: Keys of shared constants that the model has already.
     """
     tensor = value.const_value
     assert tensor is not None
+    dense = Offer(dense_bytes(value), 0)
+    if not 0 < tensor.size < _MOST_ELEMENTS:
+        return [dense]
     array = np.ascontiguousarray(tensor.numpy())
     shape = tuple(int(size) for size in tensor.shape.numpy())
-    if not 0 < array.size < _MOST_ELEMENTS:
-        return []
-    limit = dense_bytes(value)
     ways = list(_ways(array.reshape(-1), shape, number, opset, codes))
     if "scaled" in codes and opset >= _CONSTANT_OPSET and (found := scaled(array.reshape(shape))):
         ways.extend(_ways(found.integers.reshape(-1), shape, number, opset, codes, found))
-    sizes = {decoder: decoder.nbytes(present) for decoder in ways}
-    shorter = sorted((each for each in sizes if sizes[each] < limit), key=sizes.__getitem__)
-    if max_memory:
-        limit = int(max_memory * array.nbytes)
-        memory = {each: temporary_bytes(each, opset, ir_version) for each in shorter}
-        shorter = [each for each in shorter if memory[each] <= limit]
-    near = [each for each in shorter if sizes[each] <= sizes[shorter[0]] * (1 + slack)]
-    if len(near) > 1:
-        near.sort(key=lambda each: temporary_bytes(each, opset, ir_version))
-    return [*near, *(each for each in shorter if each not in near)]
+    found_offers = [dense]
+    for decoder in ways:
+        nbytes = decoder.nbytes(present)
+        if nbytes < dense.nbytes:
+            memory = temporary_bytes(decoder, opset, ir_version)
+            if not max_memory or memory <= max_memory * array.nbytes:
+                found_offers.append(Offer(nbytes, memory, decoder))
+    return found_offers
+
+
+def ranked(choices: Sequence[Offer], slack: float) -> list[Offer]:
+    """Offers, the best first, up to the initializer as it is.
+
+    The best are those about as short as the shortest, by the memory that they need; then the others
+    by their length.
+
+    Args:
+        choices: The offers.
+        slack: By how much of its length one is about as short as the shortest.
+    """
+    by_length = sorted(choices, key=lambda each: each.nbytes)
+    most = by_length[0].nbytes * (1 + slack)
+    near = [each for each in by_length if each.nbytes <= most]
+    near.sort(key=lambda each: each.memory)
+    order = [*near, *(each for each in by_length if each.nbytes > most)]
+    return order[: 1 + next(place for place, each in enumerate(order) if each.decoder is None)]
 
 
 def dense_bytes(value: ir.Value) -> int:
@@ -145,23 +184,35 @@ def _ways(
     codes: Collection[Code],
     factors: Scaled | None = None,
 ) -> Iterator[Decoder]:
-    background = _most_frequent(flat)
-    where = np.flatnonzero(as_bits(flat) != as_bits(background))
-    sparse = Sparse(flat, background, where)
-    if where.size == 0 and "constant" in codes and opset >= _CONSTANT_OPSET and factors is None:
+    sparse = sparse_vector(flat)
+    empty = sparse.where.size == 0
+    if empty and "constant" in codes and opset >= _CONSTANT_OPSET and factors is None:
         builder = DecoderBuilder(number)
-        yield builder.finish("constant", builder.filled(shape, background))
+        yield builder.finish("constant", builder.filled(shape, sparse.background))
     numbers = _best_numbers(flat, codes, opset)
     if numbers.code or factors is not None:
         yield combine(DecoderBuilder(number), None, numbers, shape, factors)
-    if opset < _PACKED_OPSET:
+    if opset < PACKED_OPSET:
         return
     if "palettes" in codes and (grouped := palettes(flat, shape)):
         yield combine(DecoderBuilder(number), None, grouped, shape, factors)
-    number_bits = max(1, 8 * numbers.nbytes // flat.size)
-    for positions in _positions(sparse, codes, number_bits):
-        numbers = _best_numbers(positions.stored, codes, opset)
+    for positions, numbers in sparse_forms(sparse, codes, opset):
         yield combine(DecoderBuilder(number), positions, numbers, shape, factors)
+
+
+def sparse_forms(
+    sparse: Sparse, codes: Collection[Code], opset: int
+) -> Iterator[tuple[Positions, Numbers]]:
+    """Codes for the positions of a sparse vector, each with that for the numbers it stores."""
+    number_bits = max(1, 8 * _best_numbers(sparse.flat, codes, opset).nbytes // sparse.flat.size)
+    for positions in _positions(sparse, codes, number_bits):
+        yield positions, _best_numbers(positions.stored, codes, opset)
+
+
+def sparse_vector(flat: Array) -> Sparse:
+    """A vector and where it differs from its most frequent element."""
+    background = _most_frequent(flat)
+    return Sparse(flat, background, np.flatnonzero(as_bits(flat) != as_bits(background)))
 
 
 def _positions(sparse: Sparse, codes: Collection[Code], number_bits: int) -> Iterator[Positions]:
@@ -192,7 +243,7 @@ def _best_numbers(numbers: Array, codes: Collection[Code], opset: int) -> Number
     if "narrow" in codes and opset >= _CONSTANT_OPSET and (narrowed := narrow(numbers)):
         ways.append(narrowed)
     if "palette" in codes:
-        indexed = palette(numbers, packed=opset >= _PACKED_OPSET)
+        indexed = palette(numbers, packed=opset >= PACKED_OPSET)
         if indexed is not None:
             ways.append(indexed)
     return min(ways, key=lambda way: way.nbytes)

@@ -13,7 +13,7 @@ from onnxopt.traversal import all_graphs
 
 from .builder import Decoder, array_key, part_number
 
-__all__ = ["CodedTensor", "SharedConstants", "next_number"]
+__all__ = ["CodedTensors", "SharedConstants", "next_number"]
 
 #: Larger constants are not looked at for being shared.
 _SHARED_BYTES = 64
@@ -57,25 +57,26 @@ class SharedConstants:
 
 
 @dataclasses.dataclass(eq=False)
-class CodedTensor:
-    """An initializer and the decoder that can stand for it.
+class CodedTensors:
+    """Initializers of a graph and the decoder that can stand for them; mostly it is one.
 
     Attributes:
-        dense: The initializer.
-        decoder: The decoder.
+        dense: The initializers.
+        decoder: The decoder, with an output for each.
+        alone: If they are several: each with a decoder for itself, to be put in instead.
     """
 
-    dense: ir.Value
+    dense: tuple[ir.Value, ...]
     decoder: Decoder
+    alone: tuple[CodedTensors, ...] = ()
 
     def __post_init__(self) -> None:
-        graph, name = self.dense.graph, self.dense.name
+        graph = self.dense[0].graph
         assert graph is not None
-        assert name is not None
         self._graph = graph
         self._front: ir.Node = graph[0]
-        self._inner_name = self.decoder.output.name
-        self.name: str = name
+        self._inner_names = [output.name for output in self.decoder.outputs]
+        self.names = tuple(value.name or "" for value in self.dense)
 
     @property
     def code(self) -> str:
@@ -85,27 +86,29 @@ class CodedTensor:
     @property
     def made(self) -> frozenset[str]:
         """Names of everything that the decoder makes, once it is in the model."""
-        return frozenset(node.outputs[0].name or "" for node in self.decoder.nodes)
+        return frozenset(each.name or "" for node in self.decoder.nodes for each in node.outputs)
 
     def insert(self, shared: SharedConstants) -> None:
-        """Let the decoder make the tensor. It goes to the front of the graph."""
+        """Let the decoder make the tensors. It goes to the front of the graph."""
         for part in self.decoder.parts:
             self._graph.register_initializer(part)
         for key, value in self.decoder.shared.items():
             shared.use(key, value)
         self._graph.insert_before(self._front, self.decoder.nodes)
-        self._graph.initializers.pop(self.name)
-        output = self.decoder.output
-        output.name, output.type, output.shape = self.name, self.dense.type, self.dense.shape
-        self.dense.replace_all_uses_with(output)
+        for dense, output in zip(self.dense, self.decoder.outputs, strict=True):
+            self._graph.initializers.pop(dense.name or "")
+            output.name, output.type, output.shape = dense.name, dense.type, dense.shape
+            dense.replace_all_uses_with(output)
 
     def remove(self) -> None:
         """Undo `insert`; it can be done again."""
-        output = self.decoder.output
-        output.replace_all_uses_with(self.dense)
-        output.name = self._inner_name
+        outputs = zip(self.dense, self.decoder.outputs, self._inner_names, strict=True)
+        for dense, output, inner_name in outputs:
+            output.replace_all_uses_with(dense)
+            output.name = inner_name
         self._graph.remove(self.decoder.nodes)
-        self._graph.register_initializer(self.dense)
+        for dense in self.dense:
+            self._graph.register_initializer(dense)
         for part in self.decoder.parts:
             self._graph.initializers.pop(part.name or "")
 

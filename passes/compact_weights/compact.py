@@ -16,16 +16,18 @@ from onnxopt.traversal import all_graphs
 
 from .builder import Decoder
 from .checking import Optimized, optimized
-from .choice import ALL_CODES, CODES, Code, dense_bytes, shorter_decoders
-from .coded import CodedTensor, SharedConstants, next_number
-from .evaluation import decode
+from .choice import ALL_CODES, CODES, Code, Offer, offers, ranked
+from .coded import CodedTensors, SharedConstants, next_number
+from .evaluation import decode, temporary_bytes
+from .joining import groups, joint_decoders
+from .loading import LoadLimit
 from .numbers import as_bits
 from .sparse_form import SparseForm, sparse_bytes
 from .structures import META_DECODED, find_decoders
 
 __all__ = ["CompactWeights"]
 
-_Coded = CodedTensor | SparseForm
+_Coded = CodedTensors | SparseForm
 
 #: Packed types are small already, and operators that take them are few.
 _SMALLEST_BITS = 8
@@ -43,18 +45,26 @@ class _Options:
             runtime needs less memory for it while it loads the model.
         max_memory: How many times the bytes of the tensor its decoder may make, all steps together,
             while the runtime loads the model; 0 for no limit.
+        max_load: How many times as long as before the runtime may take to load the model; 0 for no
+            limit. It is measured, where decoders make so much that it can be.
+        joined_bytes: So many bytes of the smallest tensors, as they are when decoded, may be stored
+            together, to save decoders; 0 to store each tensor for itself.
         only_again: Do nothing unless `decode-weights` made this model dense before.
     """
 
     min_bytes: int = 1024
     codes: tuple[Code, ...] = CODES
-    slack: float = 0.01
+    slack: float = 0.03
     max_memory: float = 0.0
+    max_load: float = 2.0
+    joined_bytes: int = 1 << 20
     only_again: bool = False
 
     def __post_init__(self) -> None:
-        if self.min_bytes < 0:
-            raise ValueError("min-bytes must not be negative")
+        if self.min_bytes < 0 or self.joined_bytes < 0:
+            raise ValueError("min-bytes and joined-bytes must not be negative")
+        if self.max_load != 0 and not self.max_load > 1:
+            raise ValueError("max-load must be more than 1, since decoding takes time, or 0")
         if not (self.slack >= 0 and self.max_memory >= 0):
             raise ValueError("slack and max-memory must not be negative")
         if unknown := set(self.codes) - set(ALL_CODES):
@@ -89,25 +99,62 @@ class CompactWeights(Pass):
 
     def run(self, model: ir.Model) -> Outcome:
         """Code the initializers of the main graph and of the bodies of control flow."""
-        outcome = Outcome(model, False)
         if self.options.only_again and not model.meta.get(META_DECODED, False):
-            return outcome
-        shared = SharedConstants(model)
-        coded: list[_Coded] = []
-        number = next_number(model)
-        for value in self._candidates(model):
-            if self.max_rewrites is not None and len(coded) >= self.max_rewrites:
+            return Outcome(model, False)
+        limit = LoadLimit(self.options.max_load)
+        slack: float = self.options.slack
+        while True:
+            outcome = Outcome(model, False)
+            shared = SharedConstants(model)
+            choices: dict[ir.Value, list[Offer]] = {}
+            coded = self._coded(model, slack, shared.keys, choices, outcome)
+            kept = self._apply(model, coded, shared, outcome) if coded else []
+            more = limit.next_slack(model, kept, shared, choices.values(), slack)
+            if more is None:
                 break
-            decoder = self._decoder(model, value, number, shared.keys, outcome)
-            if isinstance(decoder, Decoder):
-                coded.append(CodedTensor(value, decoder))
-                number += 1
-            elif decoder is not None:
-                coded.append(decoder)
-        if coded:
-            self._apply(model, coded, shared, outcome)
+            slack = more
+            for each in kept:
+                each.remove()
+                each.give_up()
+            shared.drop_unused()
         outcome.modified = bool(outcome.rewritten)
         return outcome
+
+    def _coded(
+        self,
+        model: ir.Model,
+        slack: float,
+        present: set[Hashable],
+        choices: dict[ir.Value, list[Offer]],
+        outcome: Outcome,
+    ) -> list[_Coded]:
+        """What the initializers may be replaced by, checked one by one."""
+        coded: dict[ir.Value, _Coded] = {}
+        alone: dict[ir.Value, CodedTensors] = {}
+        first = next_number(model)
+        number = first + 1  # what is stored together has most names, so it gets the short ones
+        for value in list(self._candidates(model)):
+            if self.max_rewrites is not None and len(coded) >= self.max_rewrites:
+                break
+            decoder = self._decoder(model, value, number, slack, present, choices, outcome)
+            if isinstance(decoder, Decoder):
+                coded[value] = alone[value] = CodedTensors((value,), decoder)
+                number += 1
+            elif decoder is not None:
+                coded[value] = decoder
+        if self.max_rewrites is not None or not self.options.joined_bytes:
+            return list(coded.values())
+        joined = first
+        for group in groups(list(alone), self.options.joined_bytes):
+            single = [alone[value] for value in group]
+            decoder = self._joint_decoder(model, single, joined, present)
+            if decoder is not None:
+                for value in group:
+                    del coded[value]
+                coded[group[0]] = CodedTensors(group, decoder, tuple(single))
+                joined = number
+                number += 1
+        return list(coded.values())
 
     def _candidates(self, model: ir.Model) -> Iterator[ir.Value]:
         for graph in all_graphs(model.graph):
@@ -132,7 +179,9 @@ class CompactWeights(Pass):
         model: ir.Model,
         value: ir.Value,
         number: int,
+        slack: float,
         present: set[Hashable],
+        choices: dict[ir.Value, list[Offer]],
         outcome: Outcome,
     ) -> Decoder | SparseForm | None:
         """The shortest form that the runtime takes and that gives the tensor back exactly."""
@@ -142,22 +191,26 @@ class CompactWeights(Pass):
         outcome.matched["tensor"] += 1
         reason = "no code makes it smaller"
         sparse = sparse_bytes(value) if SparseForm.code in self.options.codes else None
-        limit = dense_bytes(value)
-        for decoder in shorter_decoders(
+        found = offers(
             value,
             number,
             opset,
             model.ir_version,
             self.options.codes,
-            self.options.slack,
             self.options.max_memory,
             present,
-        ):
-            if sparse is not None and sparse < min(limit, decoder.nbytes(present)):
+        )
+        if len(found) > 1:
+            reason = "what it saves is not worth what it takes to decode"
+        choices[value] = [dataclasses.replace(each, decoder=None) for each in found]
+        limit = found[0].nbytes
+        for offer in ranked(found, slack):
+            decoder = offer.decoder
+            if decoder is None or (sparse is not None and sparse < min(limit, offer.nbytes)):
                 break
             try:
-                result = decode(
-                    decoder.nodes, decoder.tensors, decoder.output, opset, model.ir_version
+                (result,) = decode(
+                    decoder.nodes, decoder.tensors, decoder.outputs, opset, model.ir_version
                 )
             except (RuntimeRefusalError, RuntimeCrashError):
                 reason = "the runtime cannot run the decoder"
@@ -170,28 +223,68 @@ class CompactWeights(Pass):
         outcome.refusals.append(Refusal("tensor", reason, value.name or ""))
         return None
 
+    def _joint_decoder(
+        self,
+        model: ir.Model,
+        alone: Sequence[CodedTensors],
+        number: int,
+        present: set[Hashable],
+    ) -> Decoder | None:
+        """A decoder for several tensors that is shorter than one for each, if there is one."""
+        if len(alone) < 2:
+            return None
+        opset, ir_version = model.opset_imports.get("", 0), model.ir_version
+        values = [each.dense[0] for each in alone]
+        arrays = [value.const_value.numpy() for value in values if value.const_value is not None]
+        limit = sum(each.decoder.nbytes(present) for each in alone)
+        most = self.options.max_memory * sum(array.nbytes for array in arrays)
+        for decoder in joint_decoders(values, number, opset, self.options.codes, present):
+            if decoder.nbytes(present) >= limit:
+                break
+            if most and temporary_bytes(decoder, opset, ir_version) > most:
+                continue
+            try:
+                results = decode(decoder.nodes, decoder.tensors, decoder.outputs, opset, ir_version)
+            except (RuntimeRefusalError, RuntimeCrashError):
+                continue
+            if all(map(_same, results, arrays)):
+                return decoder
+        return None
+
     def _apply(
         self,
         model: ir.Model,
         coded: Sequence[_Coded],
         shared: SharedConstants,
         outcome: Outcome,
-    ) -> None:
+    ) -> list[_Coded]:
+        """Put the decoders in with which the runtime runs the same graph as before.
+
+        Returns:
+            Those that are in the model now.
+        """
         try:
             dense = optimized(model)
         except (RuntimeRefusalError, RuntimeCrashError):
             reason = "the runtime does not load the model, so nothing can be checked"
-            outcome.refusals.extend(Refusal("tensor", reason, each.name) for each in coded)
-            for each in coded:
-                each.give_up()
-            return
-        kept = _put_in(model, coded, shared, dense, outcome)
-        for each in coded:
-            if each in kept:
-                outcome.rewritten[each.code] += 1
-            else:
+            _refuse(coded, reason, outcome)
+            kept = []
+        else:
+            kept = _put_in(model, coded, shared, dense, outcome)
+        for each in kept:
+            outcome.rewritten[each.code] += len(each.names)
+        single = [each for joint in coded for each in joint.alone]
+        for each in (*coded, *single):
+            if each not in kept:
                 each.give_up()
         shared.drop_unused()
+        return kept
+
+
+def _refuse(coded: Sequence[_Coded], reason: str, outcome: Outcome) -> None:
+    outcome.refusals.extend(
+        Refusal("tensor", reason, name) for each in coded for name in each.names
+    )
 
 
 def _put_in(
@@ -214,11 +307,15 @@ def _put_in(
     for each in coded:
         each.remove()
     if len(coded) == 1:
-        outcome.refusals.append(Refusal("tensor", reason, coded[0].name))
+        if coded[0].alone:
+            return _put_in(model, coded[0].alone, shared, dense, outcome)
+        _refuse(coded, reason, outcome)
         return []
     if len(bad) < len(coded):
-        outcome.refusals.extend(Refusal("tensor", reason, each.name) for each in bad)
-        return _put_in(model, [each for each in coded if each not in bad], shared, dense, outcome)
+        _refuse([each for each in bad if not each.alone], reason, outcome)
+        rest = [each for each in coded if each not in bad]
+        single = [each for joint in bad for each in joint.alone]
+        return _put_in(model, [*rest, *single], shared, dense, outcome)
     middle = len(coded) // 2
     return [
         *_put_in(model, coded[:middle], shared, dense, outcome),

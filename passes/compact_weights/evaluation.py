@@ -25,16 +25,16 @@ _SECONDS = 120.0
 def decode(
     nodes: Sequence[ir.Node],
     parts: Mapping[ir.Value, ir.TensorProtocol],
-    output: ir.Value,
+    outputs: Sequence[ir.Value],
     opset: int,
     ir_version: int,
-) -> np.ndarray:
+) -> list[np.ndarray]:
     """What a decoder makes of its parts.
 
     Args:
         nodes: Its nodes in topological order.
         parts: The constants that they read.
-        output: What the last node makes.
+        outputs: What is asked for of all that the nodes make.
         opset: Version of the standard domain.
         ir_version: IR version of the model.
 
@@ -42,10 +42,10 @@ def decode(
         RuntimeRefusalError: When the runtime has no kernel for one of the nodes.
         RuntimeCrashError: When it dies or hangs.
     """
-    region = region_proto(nodes, parts, opset, ir_version, _INITIALIZER_BYTES, [output])
+    region = region_proto(nodes, parts, opset, ir_version, _INITIALIZER_BYTES, outputs)
     feeds = {name: parts[value].numpy() for name, value in region.fed.items()}
-    (array,) = shared_worker().evaluate(region.proto.SerializeToString(), feeds, _SECONDS)
-    return np.asarray(array)
+    arrays = shared_worker().evaluate(region.proto.SerializeToString(), feeds, _SECONDS)
+    return [np.asarray(array) for array in arrays]
 
 
 def temporary_bytes(decoder: Decoder, opset: int, ir_version: int) -> int:
@@ -54,7 +54,7 @@ def temporary_bytes(decoder: Decoder, opset: int, ir_version: int) -> int:
     The runtime holds all of it at once, since it folds a whole model before it lets anything go.
     """
     region = region_proto(
-        decoder.nodes, decoder.tensors, opset, ir_version, _INITIALIZER_BYTES, [decoder.output]
+        decoder.nodes, decoder.tensors, opset, ir_version, _INITIALIZER_BYTES, decoder.outputs
     )
     graph = onnx.shape_inference.infer_shapes(region.proto, data_prop=True).graph
     return sum(_nbytes(value.type.tensor_type) for value in (*graph.value_info, *graph.output))

@@ -38,11 +38,13 @@ class SparseForm:
     code = "sparse-initializer"
     #: Names of what nodes make; there are none.
     made: frozenset[str] = frozenset()
+    #: What could be put in instead; there is nothing.
+    alone = ()
 
     @property
-    def name(self) -> str:
+    def names(self) -> tuple[str, ...]:
         """Name of the initializer."""
-        return self.dense.name or ""
+        return (self.dense.name or "",)
 
     def insert(self, shared: SharedConstants) -> None:
         """Let it be written as a sparse one."""

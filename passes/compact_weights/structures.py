@@ -5,7 +5,8 @@ their operators. All decoders that the codes can make are built once of a few nu
 value in them gets a number that stands for how it is computed. A model's values are looked up in
 that table: a value is decoded if it is computed in one of these ways, from constants.
 
-``Reshape`` and ``Slice`` are looked through, since they are there only where shapes ask for them.
+``Reshape``, ``Slice`` and ``Split`` are looked through, since they are there only where shapes ask
+for them, or where several tensors are stored as one.
 A single ``Cast`` or ``ConstantOfShape``, and a ``Mul`` in the end, may be anybody's; they are
 decoders only if what they read has a name that we gave.
 """
@@ -38,7 +39,7 @@ __all__ = ["META_DECODED", "FoundDecoder", "find_decoders"]
 #: Key of `onnx_ir.Model.meta`: whether the model had decoders that were taken out.
 META_DECODED = "onnxopt.decoded"
 
-_LOOKED_THROUGH = frozenset(("Reshape", "Slice"))
+_LOOKED_THROUGH = frozenset(("Reshape", "Slice", "Split"))
 _CONSTANT = 0
 #: What decoders begin with.
 _FIRST = frozenset(("BitShift", "Cast", "ConstantOfShape"))
@@ -70,17 +71,16 @@ def find_decoders(graph: ir.Graph) -> list[FoundDecoder]:
     for node in graph:
         way = table.way(node, ways)
         if way is not None:
-            ways[node.outputs[0]] = way
+            ways.update(dict.fromkeys(node.outputs, way))
     found: list[FoundDecoder] = []
-    taken: set[ir.Node] = set()
+    taken: set[ir.Value | None] = set()
     for value in reversed(ways):
-        producer = value.producer()
-        if ways[value] not in table.whole or producer in taken:
+        if ways[value] not in table.whole or value in taken:
             continue
         decoder = _cone(value, ways)
         if _is_ours(decoder, ways, table):
             found.append(decoder)
-            taken.update(decoder.nodes)
+            taken.update(read for node in decoder.nodes for read in node.inputs)
     return found[::-1]
 
 
@@ -153,13 +153,13 @@ class _Table:
             if way is None:
                 way = self._ways[node.op_type, tuple(known)] = len(self._ways) + 1
             ways[node.outputs[0]] = way
-        self.whole.add(ways[decoder.output])
+        self.whole.update(ways[output] for output in decoder.outputs)
         if len(decoder.nodes) == 1:
-            self.single.add(ways[decoder.output])
+            self.single.update(ways[output] for output in decoder.outputs)
 
     def way(self, node: ir.Node, ways: dict[ir.Value, int]) -> int | None:
         """How a node's output is computed, if that is a way of decoders."""
-        if not is_standard(node) or len(node.outputs) != 1:
+        if not is_standard(node) or (len(node.outputs) != 1 and node.op_type != "Split"):
             return None
         known = [ways.get(each, _way_of_constant(each)) for each in node.inputs if each is not None]
         if len(known) != len(node.inputs) or None in known:

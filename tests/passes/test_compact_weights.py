@@ -424,7 +424,10 @@ def test_options() -> None:
     assert compact(proto, "min-bytes=16385")[1] == []
     assert compact(proto, "min-bytes=16384")[1] != []
     assert compact(proto, "codes=bitmask|palette")[1] == ["bitmask"]
-    for wrong in ("min-bytes=-1", "codes=huffman", "slack=-0.1", "max-memory=-1"):
+    for wrong in (
+        *("min-bytes=-1", "codes=huffman", "slack=-0.1", "max-memory=-1"),
+        *("max-load=1", "max-load=-2", "max-load=nan", "joined-bytes=-1"),
+    ):
         with pytest.raises(OptionError):
             parse_pipeline(f"{COMPACT}{{{wrong}}}")
 
@@ -465,7 +468,7 @@ def test_long_distances_are_listed(width: int, rare: float) -> None:
     positions = listed_gaps(Sparse(array, array[-1:], where), width)
     numbers = as_they_are(positions.stored)
     decoder = combine(DecoderBuilder(0), positions, numbers, array.shape)
-    found = decode(decoder.nodes, decoder.tensors, decoder.output, 17, 8)
+    (found,) = decode(decoder.nodes, decoder.tensors, decoder.outputs, 17, 8)
     assert found.tobytes() == array.tobytes()
     after, codes = compact(proto, "codes=gaps,slack=0")
     assert len(codes) == 1
@@ -474,10 +477,186 @@ def test_long_distances_are_listed(width: int, rare: float) -> None:
 
 def test_a_list_of_long_distances_is_shorter_where_numbers_are_long() -> None:
     array = weights((700, 700), 0.8)
-    after, codes = compact(model(array))
+    after, codes = compact(model(array), "slack=0.01")
     assert codes == ["gaps4"]
     assert after.ByteSize() < array.nbytes / 4.3
     assert_same_weight(after, array)
+
+
+def several(count: int, dtype: Any = np.float32) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A model that reads so many small sparse weights of other shapes, and the weights."""
+    arrays = {
+        f"w{index}": weights((70 + 9 * index, 5, *([3] * (index % 3))), 0.8, dtype)
+        for index in range(count)
+    }
+    nodes = [onnx.helper.make_node("Reshape", [name, "flat"], [f"f{name}"]) for name in arrays]
+    nodes.append(onnx.helper.make_node("Concat", [f"f{name}" for name in arrays], ["all"], axis=0))
+    nodes.append(onnx.helper.make_node("Gather", ["all", "which"], ["y"]))
+    proto = model(next(iter(arrays.values())))
+    del proto.graph.node[:], proto.graph.initializer[0]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
+    return proto, arrays
+
+
+def assert_same_weights(proto: onnx.ModelProto, arrays: dict[str, Array]) -> None:
+    flat = np.concatenate([array.reshape(-1) for array in arrays.values()])
+    (found,) = run(proto, {"which": np.arange(flat.size)})
+    assert found.tobytes() == flat.tobytes()
+    decoded, _ = apply(proto, "decode-weights")
+    assert set(decoded.graph.initializers) == {"flat", *arrays}
+    for name, array in arrays.items():
+        tensor = decoded.graph.initializers[name].const_value
+        assert tensor is not None
+        assert tuple(tensor.shape.numpy()) == array.shape
+        assert tensor.tobytes() == array.tobytes()
+    assert set(op_types(decoded)) == {"Reshape", "Concat", "Gather"}
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+def test_small_tensors_are_stored_together(opset: int, dtype: Any, tmp_path: Any) -> None:
+    proto, arrays = several(6, dtype)
+    proto.opset_import[0].version = opset
+    apart, _ = compact(proto, "joined-bytes=0,min-bytes=256")
+    joined, codes = compact(proto, "min-bytes=256")
+    assert [code.split("+")[-1] for code in codes] == ["joined"]
+    assert joined.ByteSize() < apart.ByteSize() - 500
+    assert_same_weights(joined, arrays)
+    assert_same_weights(apart, arrays)
+    assert optimized_operators(joined, tmp_path) == optimized_operators(proto, tmp_path)
+
+
+def test_scaled_tensors_are_stored_together_with_scales_of_their_own() -> None:
+    proto, arrays = several(3)
+    for index, name in enumerate(arrays):
+        sizes = np.random.default_rng(index).integers(-127, 128, arrays[name].shape)
+        integers = np.where(arrays[name] == 0, 0, sizes).astype(np.float32)
+        integers.reshape(len(integers), -1)[:, 0] = 127
+        scales = np.linspace(0.1, 0.9, len(integers), dtype=np.float32)
+        arrays[name] = integers * scales.reshape(-1, *([1] * (integers.ndim - 1)))
+    del proto.graph.initializer[1:]
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
+    after, codes = compact(proto)
+    assert [code.split("+")[-2:] for code in codes] == [["scaled", "joined"]]
+    assert_same_weights(after, arrays)
+
+
+def test_only_so_much_is_stored_together() -> None:
+    proto, arrays = several(6)
+    sizes = sorted(array.nbytes for array in arrays.values())
+    joined, _ = apply(proto, f"{COMPACT}{{min-bytes=0,joined-bytes={sizes[0] + sizes[1]}}}")
+    splits = [node for node in joined.graph if node.op_type == "Split"]
+    assert [len(node.outputs) for node in splits] == [2]
+    assert_same_weights(to_proto(joined), arrays)
+
+
+def test_names_of_what_is_stored_together_may_be_lost() -> None:
+    proto, _ = several(5)
+    after = from_proto(compact(proto)[0])
+    for index, value in enumerate(list(after.graph.initializers.values())):
+        after.graph.initializers.pop(value.name or "")
+        value.name = f"i{index}"
+        after.graph.initializers.add(value)
+    for index, node in enumerate(after.graph):
+        for place, output in enumerate(node.outputs):
+            if not output.is_graph_output():
+                output.name = f"v{index}_{place}"
+    decoded, _ = apply(to_proto(after), "decode-weights")
+    assert not {"BitShift", "CumSum", "ScatterElements"} & set(op_types(decoded))
+    folded, _ = apply(to_proto(after), "decode-weights,fold-constants{max-bytes=100000}")
+    assert "Split" not in op_types(folded)
+    which = {"which": np.arange(200)}
+    np.testing.assert_array_equal(run(proto, which)[0], run(to_proto(folded), which)[0])
+
+
+def test_parts_of_what_is_stored_together_may_be_read_elsewhere() -> None:
+    proto, arrays = several(4)
+    proto.graph.node.append(onnx.helper.make_node("Shape", ["w0"], ["s"]))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("s", onnx.TensorProto.INT64, [2]))
+    after, codes = compact(proto)
+    assert "joined" in codes[0]
+    assert run(after, {"which": np.arange(3)})[1].tolist() == list(arrays["w0"].shape)
+    decoded, _ = apply(after, "decode-weights")
+    assert set(decoded.graph.initializers) == {"flat", *arrays}
+
+
+def test_tensors_that_cannot_stay_together_are_stored_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from onnxopt.passes.compact_weights import compact as module
+
+    real = module.optimized
+
+    def keeps_splits(model: ir.Model) -> Any:
+        found = real(model)
+        splits = [node for node in model.graph if node.op_type == "Split"]
+        found.names |= {output.name for node in splits for output in node.outputs}
+        return found
+
+    monkeypatch.setattr(module, "optimized", keeps_splits)
+    proto, arrays = several(4)
+    after, codes = compact(proto, "min-bytes=256")
+    assert codes
+    assert not [code for code in codes if "joined" in code]
+    assert_same_weights(after, arrays)
+
+
+# What loading takes
+
+
+class Loading:
+    """Stands for the measurement: the dense model's time, and so much for each byte made."""
+
+    def __init__(self, seconds_each: float) -> None:
+        self.seconds_each = seconds_each
+        self.measured = 0
+
+    def __call__(self, model: ir.Model) -> float:
+        self.measured += 1
+        dense = all(name in model.graph.initializers for name in ("p", "q"))
+        nodes = len([node for node in model.graph if node.op_type == "ScatterElements"])
+        return 1.0 if dense else 1.0 + nodes * self.seconds_each
+
+
+@pytest.mark.parametrize(
+    ("seconds_each", "limit", "left"),
+    [(0.4, "2", 0), (0.6, "2", 1), (3.0, "2", 2), (3.0, "0", 0), (3.0, "9", 0)],
+)
+def test_tensors_that_would_take_too_long_to_decode_stay_dense(
+    seconds_each: float, limit: str, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxopt.passes.compact_weights import loading
+
+    measure = Loading(seconds_each)
+    monkeypatch.setattr(loading, "load_seconds", measure)
+    monkeypatch.setattr(loading, "_UNNOTICED_BYTES", 0)
+    proto = parse(MATMULS, {"p": weights((64, 64), 0.75), "q": weights((64, 64), 0.96)})
+    coded, outcomes = apply(proto, f"{COMPACT}{{codes=gaps,joined-bytes=0,max-load={limit}}}")
+    stay = {"p", "q"} & set(coded.graph.initializers)
+    assert len(stay) == left
+    assert outcomes[COMPACT].modified == (left < 2)
+    assert [each.node for each in outcomes[COMPACT].refusals] == sorted(stay)
+    assert all("not worth" in each.reason for each in outcomes[COMPACT].refusals)
+    if left == 1:
+        assert stay == {"p"}  # it saves least
+    assert bool(measure.measured) == (limit != "0")
+    feed = {"x": np.ones((2, 64), np.float32)}
+    np.testing.assert_array_equal(run(proto, feed)[0], run(to_proto(coded), feed)[0])
+    names = [each.name for each in to_proto(coded).graph.initializer]
+    assert len(names) == len(set(names))
+    if left == 2:
+        assert sorted(names) == ["p", "q"]
+
+
+def test_time_to_load_is_measured() -> None:
+    from onnxopt.passes.compact_weights.loading import load_seconds
+
+    assert 0 < load_seconds(from_proto(model(weights((64, 64), 0.9)))) < 60
 
 
 def test_decoders_that_make_too_much_are_left_out() -> None:
@@ -574,10 +753,10 @@ def test_other_kernels_are_searched_for_the_tensor_to_blame(
 def test_wrong_decoder_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxopt.passes.compact_weights import compact as module
 
-    def off_by_one(*arguments: Any) -> Array:
-        found = np.array(real(*arguments))
+    def off_by_one(*arguments: Any) -> list[Array]:
+        (found,) = map(np.array, real(*arguments))
         found.reshape(-1).view(np.uint32)[7] += 1
-        return found
+        return [found]
 
     real = module.decode
     monkeypatch.setattr(module, "decode", off_by_one)
