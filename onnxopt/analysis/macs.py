@@ -131,7 +131,8 @@ def _block_quantized_product(shapes: _Shapes) -> Expression | None:
 def _recurrent(shapes: _Shapes) -> Expression | None:
     """All weights W and R once for each element of the sequence and the batch.
 
-    W is (directions, gates * hidden, inputs), R is (directions, gates * hidden, hidden).
+    W is (directions, gates * hidden, inputs), R is (directions, gates * hidden, hidden), in 8 bits
+    with the last two sizes the other way about.
     """
     sequence = shapes.input(0)
     through_input = _elements(shapes.input(1))
@@ -212,6 +213,7 @@ _RULES: Mapping[tuple[str, str], _Rule] = {
     (_MICROSOFT, "QGemm"): _matrix_product(0, "transA"),
     (_MICROSOFT, "MatMulNBits"): _block_quantized_product,
     ("", "LSTM"): _recurrent,
+    (_MICROSOFT, "DynamicQuantizeLSTM"): _recurrent,
     ("", "GRU"): _recurrent,
     ("", "RNN"): _recurrent,
     ("", "Attention"): _attention,

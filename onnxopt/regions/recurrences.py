@@ -79,10 +79,12 @@ def _recurrence(node: ir.Node) -> Recurrence:
     if int_attribute(node, "layout", 0):
         raise Refuse("its batch comes first, which the runtime's 8-bit kernel does not take")
     found: list[Array] = []
-    for value in node.inputs[1:3]:
+    for value in (*node.inputs, None, None)[1:3]:
         weights = None if value is None else moved_constant(value)
         if weights is None:
             raise Refuse("its weights are not constant")
+        if weights.ndim != 3:
+            raise Refuse("its weights are no matrices, one for each direction")
         if weights.dtype != np.float32:
             raise Refuse(f"its weights are {weights.dtype}, and only float32 is quantized")
         if not np.isfinite(weights).all():

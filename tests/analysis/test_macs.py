@@ -51,6 +51,12 @@ def cost(text: str, shapes: dict[str, tuple[int, ...]] | None = None) -> tuple[s
             f"{28 * 6 + 28 * 7}*b*t",
         ),
         (
+            """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+            g (float[t, b, 6] x, int8[1, 6, 28] w, int8[1, 7, 28] r) => (float[t, 1, b, 7] y) {
+                y = com.microsoft.DynamicQuantizeLSTM<hidden_size = 7>(x, w, r) }""",
+            f"{28 * 6 + 28 * 7}*b*t",
+        ),
+        (
             "g (float[2, 3] a, float[3, 4] b) => (float[2, 4] y) { "
             'y = Einsum<equation = "ij,jk->ik">(a, b) }',
             "24",

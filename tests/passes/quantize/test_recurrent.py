@@ -192,6 +192,23 @@ def test_weights_that_are_not_finite_are_left() -> None:
     assert _reasons(model) == ["its weights are not all finite"]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [("x, flat, r", "its weights are no matrices, one for each direction"), ("x, w", "not const")],
+)
+def test_a_broken_layer_is_left(inputs: str, reason: str) -> None:
+    model = parse(
+        f"g ({HEAD}) => (float[T, D, B, 12] y) {{ y = LSTM<hidden_size=12>({inputs}) }}",
+        {
+            "flat": np.zeros((48, 7), np.float32),
+            "w": np.zeros((1, 48, 7), np.float32),
+            "r": np.zeros((1, 48, 12), np.float32),
+        },
+    )
+    (found,) = _reasons(model)
+    assert reason in found
+
+
 def _optimized(
     model: onnx.ModelProto, folder: pathlib.Path, passes: str
 ) -> tuple[list[str], dict[str, str], dict[str, str]]:
