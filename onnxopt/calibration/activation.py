@@ -24,15 +24,18 @@ class Activation:
 
     Args:
         array: The numbers, of any floating-point type; those of 16 bits and fewer become float32.
+        lot: What the sample drew; None when no rows of it will be kept. See
+            `onnxopt.calibration.lots`.
 
     Raises:
         UnobservableError: When they are no floating-point numbers, or not all are finite.
     """
 
-    def __init__(self, array: Array) -> None:
+    def __init__(self, array: Array, lot: int | None = None) -> None:
         if array.dtype.kind in "iubOSU":
             raise UnobservableError("holds no floating-point numbers")
         wide = array if array.dtype.char in "fd" else array.astype(np.float32)
+        self.lot = lot
         self.values: Array = wide if wide.flags.c_contiguous else np.ascontiguousarray(wide)
         self._channels: dict[int, tuple[Array, Array]] = {}
         self._extremes: tuple[float, float] | None = None

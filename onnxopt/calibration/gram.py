@@ -10,19 +10,22 @@ import numpy as np
 
 from onnxopt.calibration.activation import Activation, UnobservableError
 from onnxopt.calibration.observer import Observer, ObserverSpec
+from onnxopt.numerics.gram import squares
 from onnxopt.numerics.layer_inputs import LayerInput
 
 __all__ = ["Gram", "GramObserver"]
 
 Array = np.ndarray[Any, Any]
 
-_FEW = 8
+#: Rows are multiplied when there are so many: products of few take longer for each.
+_TOGETHER = 1024
 
 
 class GramObserver(Observer):
     """Sums of ``x^T x`` and of x over the rows x of a layer's input, group by group.
 
-    Sums are float64: merging agrees with one pass to rounding.
+    Rows wait until there are many, are multiplied in float32 and added in float64: merging agrees
+    with one pass to rounding.
 
     Attributes:
         gram: float64 [groups, K, K]; without elements when nothing was seen.
@@ -32,8 +35,10 @@ class GramObserver(Observer):
 
     def __init__(self, layer: LayerInput | None, most_rows: int, most_columns: int) -> None:
         self._layer, self._most_rows, self._most_columns = layer, most_rows, most_columns
-        self.gram: Array = np.zeros((0, 0, 0))
-        self.sums: Array = np.zeros((0, 0))
+        self._gram: Array = np.zeros((0, 0, 0))
+        self._sums: Array = np.zeros((0, 0))
+        self._pending: list[Array] = []
+        self._waiting = 0
         self.count = 0
 
     def update(self, activation: Activation) -> None:  # noqa: D102
@@ -47,26 +52,51 @@ class GramObserver(Observer):
             raise UnobservableError(
                 f"would need a Gram matrix of {rows.shape[2]} columns, over {self._most_columns}"
             )
-        # One by one: NumPy has a matrix times its own transpose computed by halves.
-        few = len(rows) <= _FEW
-        gram = np.stack([x.T @ x for x in rows]) if few else rows.transpose(0, 2, 1) @ rows
-        self._add(gram, rows.sum(axis=1), rows.shape[1])
+        groups, count, columns = rows.shape
+        if not self._gram.size:
+            self._gram, self._sums = (
+                np.zeros((groups, columns, columns)),
+                np.zeros((groups, columns)),
+            )
+        elif self._sums.shape != (groups, columns):
+            raise UnobservableError("has another number of columns in another sample")
+        self._pending.append(rows)
+        self._waiting += count
+        self.count += count
+        if self._waiting >= _TOGETHER:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Add up the rows that wait."""
+        if not self._pending:
+            return
+        rows = np.concatenate(self._pending, axis=1)
+        self._pending.clear()
+        self._waiting = 0
+        self._gram += squares(rows)
+        self._sums += rows.sum(axis=1)
 
     def merge(self, other: Self) -> None:  # noqa: D102
         if not other.gram.size:
             return
-        if self.gram.size and self.gram.shape != other.gram.shape:
+        self._settle()
+        if not self._gram.size:
+            self._gram, self._sums = np.zeros(other.gram.shape), np.zeros(other.sums.shape)
+        elif self._gram.shape != other.gram.shape:
             raise ValueError("the Gram matrices have different sizes")
-        self._add(other.gram, other.sums, other.count)
+        self._gram += other.gram
+        self._sums += other.sums
+        self.count += other.count
 
-    def _add(self, gram: Array, sums: Array, count: int) -> None:
-        if not self.gram.size:
-            self.gram, self.sums = np.zeros(gram.shape), np.zeros(sums.shape)
-        elif self.gram.shape != gram.shape:
-            raise UnobservableError("has another number of columns in another sample")
-        self.gram += gram
-        self.sums += sums
-        self.count += count
+    @property
+    def gram(self) -> Array:  # noqa: D102 - see the class
+        self._settle()
+        return self._gram
+
+    @property
+    def sums(self) -> Array:  # noqa: D102 - see the class
+        self._settle()
+        return self._sums
 
     @property
     def mean(self) -> Array:
@@ -81,7 +111,7 @@ class GramObserver(Observer):
     def restore(cls, arrays: Mapping[str, Array]) -> Self:  # noqa: D102
         count, most_rows, most_columns = map(int, arrays["settings"])
         made = cls(None, most_rows, most_columns)
-        made.gram, made.sums, made.count = arrays["gram"], arrays["sums"], count
+        made._gram, made._sums, made.count = arrays["gram"], arrays["sums"], count
         return made
 
 

@@ -18,7 +18,7 @@ from onnxopt.calibration.gram import Gram
 from onnxopt.calibration.histogram import Histogram
 from onnxopt.calibration.observer import Observer, ObserverSpec
 from onnxopt.calibration.range import Range
-from onnxopt.calibration.rows import Rows
+from onnxopt.calibration.rows import Rows, RowsObserver
 from onnxopt.errors import CalibrationError
 from onnxopt.numerics.layer_inputs import ConvolutionInput, LayerInput, ProductInput
 
@@ -26,7 +26,7 @@ __all__ = ["Observations"]
 
 T = TypeVar("T", bound=Observer)
 
-_FORMAT = 1
+_FORMAT = 2
 _SPECS: Mapping[str, type[ObserverSpec[Any]]] = {
     spec.kind: spec for spec in (Channels, Gram, Histogram, Range, Rows)
 }
@@ -70,6 +70,15 @@ class Observations:
             reason = self.left_alone.get(tensor, f"its {spec.kind} was not asked for")
             raise CalibrationError(f"tensor '{tensor}' was not observed: {reason}")
         return found  # type: ignore[return-value]  # a spec stands beside what it started
+
+    def rows(self, tensor: str, layer: LayerInput) -> RowsObserver | None:
+        """The most rows that were kept of a layer's input; None where none were asked for."""
+        asked = [s for s in self.observers.get(tensor, {}) if isinstance(s, Rows)]
+        specs = [spec for spec in asked if spec.layer == layer]
+        if not specs:
+            return None
+        most = max(specs, key=lambda spec: spec.most_bytes)
+        return self.get(tensor, most)
 
     def matching(self, fingerprint: str, spec: ObserverSpec[T]) -> T | None:
         """What an observer saw of a tensor that is computed in the same way, whatever its name."""
@@ -161,7 +170,7 @@ class Observations:
                         if name.startswith(prefix)
                     }
                     observers = made.observers.setdefault(entry["tensor"], {})
-                    observers[spec] = spec.observer.restore(arrays)
+                    observers[spec] = spec.restore(arrays)
         except CalibrationError:
             raise
         except FileNotFoundError as error:

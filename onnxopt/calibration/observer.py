@@ -27,6 +27,13 @@ class Observer(abc.ABC):
             UnobservableError: When the tensor is of a kind that this observer cannot take.
         """
 
+    def miss(self, lot: int) -> None:  # noqa: B027 - most have nothing to do
+        """Take note of a sample in which the tensor is empty.
+
+        Args:
+            lot: What the sample drew; see `onnxopt.calibration.lots`.
+        """
+
     @abc.abstractmethod
     def merge(self, other: Self) -> None:
         """Take in all that another observer of the same spec has seen.
@@ -65,3 +72,7 @@ class ObserverSpec(abc.ABC, Generic[T]):
     @abc.abstractmethod
     def start(self) -> T:
         """An observer that has seen nothing."""
+
+    def restore(self, arrays: Mapping[str, Array]) -> T:
+        """The observer that knows what one that was started so has told in `Observer.arrays`."""
+        return self.observer.restore(arrays)  # type: ignore[return-value]  # of this spec

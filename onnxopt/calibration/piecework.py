@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from onnxopt.calibration.lots import Lots, bound_of
 from onnxopt.calibration.pieces import pieces
 from onnxopt.calibration.sweep import PackedSeen, Seen, Sweep, step_text
 from onnxopt.calibration.watch import TensorWatch
@@ -35,6 +36,7 @@ class _Piece:
         feeds: The samples themselves, or where the worker can read them.
         watches: What to watch, by tensor name.
         threads: Threads for one operator.
+        bound: What is known of the lots that count; see `Lots`.
     """
 
     sweep: str
@@ -43,6 +45,7 @@ class _Piece:
     feeds: list[Feed] | Portable
     watches: Mapping[str, TensorWatch]
     threads: int
+    bound: int
 
     def read(self) -> Iterable[Feed]:
         """The samples."""
@@ -85,15 +88,19 @@ def _jobs(
 ) -> Iterator[_Piece]:
     sweep = secrets.token_hex(8)
     if isinstance(samples, Portable) and samples.seekable:
-        for start, stop in pieces(samples.count()):
-            yield _Piece(sweep, start, stop, samples, watches, threads)
+        count = samples.count()
+        bound = Lots().bound if count is None else bound_of(count)
+        for start, stop in pieces(count):
+            yield _Piece(sweep, start, stop, samples, watches, threads, bound)
         return
-    coming = iter(samples)
+    coming, lots = iter(samples), Lots()
     for start, stop in pieces():
         feeds = list(itertools.islice(coming, stop - start))
         if not feeds:
             return
-        yield _Piece(sweep, start, start + len(feeds), feeds, watches, threads)
+        yield _Piece(sweep, start, start + len(feeds), feeds, watches, threads, lots.bound)
+        for place in range(start, start + len(feeds)):
+            lots.draw(place)
 
 
 #: The sweep that each thread of this process works on, with its name.
@@ -104,9 +111,9 @@ def _observe(model: pathlib.Path | bytes | None, piece: _Piece) -> PackedSeen:
     """Do a job, in a process of the crew; once more where the runtime was killed."""
     assert model is not None
     try:
-        return _sweep(model, piece).one_piece(piece.read(), piece.start)
+        return _sweep(model, piece).one_piece(piece.read(), piece.start, Lots(piece.bound))
     except RuntimeCrashError:
-        return _sweep(model, piece).one_piece(piece.read(), piece.start)
+        return _sweep(model, piece).one_piece(piece.read(), piece.start, Lots(piece.bound))
 
 
 def _sweep(model: pathlib.Path | bytes, piece: _Piece) -> Sweep:

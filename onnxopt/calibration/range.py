@@ -36,7 +36,7 @@ class RangeObserver(Observer):
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.elements += activation.values.size
         self.samples += 1
-        self._sums.add(np.array([low, high]))
+        self._sums.add((low, high))
 
     def merge(self, other: Self) -> None:  # noqa: D102
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)

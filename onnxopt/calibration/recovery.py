@@ -20,6 +20,8 @@ Array = np.ndarray[Any, Any]
 #: With so many rows for each column, what is near on these rows is near on others too.
 _MANY = 20
 _SWEEPS = 3
+#: Errors of rounding an input are averaged over rows that take so many bytes, at most.
+_ROW_BYTES = 1 << 20
 
 
 def recovered_integers(
@@ -97,8 +99,8 @@ def corrected_bias(
     shift = np.zeros((len(matrix), matrix.shape[2]))
     if gram.count:
         shift += bias_shift(stands_for - matrix, gram.mean)
-    if rows is not None and grid is not None and rows.rows.size:
-        turned = rows.rows.transpose(1, 0, 2)
+    if rows is not None and grid is not None and rows.seen:
+        turned = rows.some(_ROW_BYTES).transpose(1, 0, 2)
         error = (grid.round(turned) - turned).mean(axis=1, dtype=np.float64)
         shift += bias_shift(stands_for, error)
     before = np.zeros(shift.size) if bias is None else bias.astype(np.float64)

@@ -3,93 +3,122 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from onnxopt.calibration.activation import Activation, UnobservableError
+from onnxopt.calibration.lots import DRAWN
 from onnxopt.calibration.observer import Observer, ObserverSpec
+from onnxopt.numerics.gram import mean_gram
 from onnxopt.numerics.layer_inputs import LayerInput
 
-__all__ = ["Rows", "RowsObserver"]
+__all__ = ["Rows", "RowsObserver", "rows_of_a_sample"]
 
 Array = np.ndarray[Any, Any]
 
-#: However wide a row is, keep at least so many.
-_LEAST_ROWS = 8
-#: What is kept should come from so many samples at least.
-_SAMPLES = 4
+#: So many rows for each of their columns are enough, where there are many samples.
+_FOR_A_COLUMN = 4
+#: So many of a sample are never too many, nor so many numbers in up to so many rows.
+_ALWAYS = 8
+_NUMBERS, _CHEAP = 1 << 14, 32
 
 
 class RowsObserver(Observer):
-    """The rows with the least hashes among those that were looked at.
+    """Rows of the samples with the least lots; see `onnxopt.calibration.lots`.
 
-    Of each sample some rows are looked at; of all of these, the ones whose contents have the least
-    hash values are kept (bottom-k sampling, Cohen and Kaplan 2007). Which ones these are does not
-    depend on the order of the samples, so merging is exact.
+    What is kept is a part of the input, which holds the rows: a convolution's rows overlap.
+    Merging is exact in any order.
 
     Attributes:
-        rows: float32 [R, groups, K]; without elements when nothing was seen.
-        hashes: uint64 [R], ascending.
-        seen: How many rows were looked at.
+        seen: How many samples drew a lot here.
     """
 
     def __init__(self, layer: LayerInput | None, most_bytes: int, per_sample: int) -> None:
-        self._layer, self._most_bytes, self._per_sample = layer, most_bytes, per_sample
-        self.rows: Array = np.zeros((0, 0, 0), np.float32)
-        self.hashes: Array = np.zeros(0, np.uint64)
-        self.seen = 0
+        self.layer, self._most_bytes, self._per_sample = layer, most_bytes, per_sample
+        self._kept: list[tuple[int, Array]] = []
 
     def update(self, activation: Activation) -> None:  # noqa: D102
-        assert self._layer is not None, "observations from a file are not added to"
+        assert self.layer is not None, "observations from a file are not added to"
         _ = activation.extremes  # refuses what is not finite
+        lot, values = activation.lot, activation.values
+        if lot is None or (len(self._kept) == DRAWN and lot > self._kept[-1][0]):
+            return
         try:
-            rows = self._layer.rows(activation.values, self._looked_at(activation.values))
+            size, columns = self.layer.row_size(values.shape), self.layer.columns(values.shape)
+            most = rows_of_a_sample(size, columns, self._per_sample, self._most_bytes)
+            part = self.layer.part(values, most, lot)
         except ValueError as error:
             raise UnobservableError(str(error)) from error
-        rows = np.ascontiguousarray(rows.transpose(1, 0, 2), np.float32)
-        if self.rows.size and self.rows.shape[1:] != rows.shape[1:]:
-            raise UnobservableError("has another number of columns in another sample")
-        self._add(rows, _hashes(rows), len(rows))
+        self._keep([(lot, part.astype(np.float32, copy=False))])
 
-    def _looked_at(self, values: Array) -> int:
-        """Rows of a sample to look at: no more than are worth it where only few can be kept."""
-        assert self._layer is not None
-        if values.ndim < 2:
-            return self._per_sample
-        room = self._most_bytes // max(1, 4 * self._layer.row_size(values))
-        return min(self._per_sample, max(_LEAST_ROWS, room // _SAMPLES))
+    def miss(self, lot: int) -> None:  # noqa: D102
+        self._keep([(lot, np.zeros(0, np.float32))])
 
     def merge(self, other: Self) -> None:  # noqa: D102
-        if not other.rows.size:
-            return
-        if self.rows.size and self.rows.shape[1:] != other.rows.shape[1:]:
-            raise ValueError("the rows have different sizes")
-        self._add(other.rows, other.hashes, other.seen)
+        self._keep(other._kept)
 
-    def _add(self, rows: Array, hashes: Array, seen: int) -> None:
-        self.seen += seen
-        if self.rows.size:
-            rows = np.concatenate([self.rows, rows])
-            hashes = np.concatenate([self.hashes, hashes])
-        row_bytes = rows[0].nbytes if len(rows) else 1
-        most = max(_LEAST_ROWS, self._most_bytes // max(1, row_bytes))
-        kept = np.argsort(hashes, kind="stable")[:most]
-        self.rows, self.hashes = rows[kept], hashes[kept]
+    def _keep(self, parts: list[tuple[int, Array]]) -> None:
+        kept = sorted(self._kept + parts, key=_lot)
+        if any(one[0] == two[0] for one, two in itertools.pairwise(kept)):
+            kept.sort(key=lambda each: (each[0], each[1].tobytes()))  # of different passes
+        kept = kept[:DRAWN]
+        if len({self._columns(part) for _, part in kept if part.size}) > 1:
+            raise UnobservableError("has another number of columns in another sample")
+        self._kept = kept
+
+    def _columns(self, part: Array) -> tuple[int, ...]:
+        """What parts of inputs to the same layer have in common."""
+        return (part.ndim, part.shape[1] if part.ndim == 2 else part.shape[0])
+
+    @property
+    def seen(self) -> int:
+        """Rows are of so many samples."""
+        return sum(part.size > 0 for _, part in self._kept)
+
+    @property
+    def rows(self) -> Array:
+        """All of the rows, float32 [R, groups, K]; without elements when nothing was seen."""
+        assert self.layer is not None, "observations from a file have no layer by themselves"
+        found = [self.layer.rows_of_part(part) for _, part in self._kept if part.size]
+        if not found:
+            return np.zeros((0, 0, 0), np.float32)
+        return np.ascontiguousarray(np.concatenate(found, axis=1).transpose(1, 0, 2))
+
+    def some(self, most_bytes: int, least: int = 8) -> Array:
+        """Rows that take no more memory, evenly spread, but at least a few; see `rows`."""
+        rows = self.rows
+        if not len(rows):
+            return rows
+        most = max(least, most_bytes // max(1, rows[0].nbytes))
+        return rows if len(rows) <= most else rows[np.arange(most) * len(rows) // most]
+
+    def gram(self) -> Array:
+        """Mean of ``x^T x`` over the rows x, float64 [groups, K, K]."""
+        return mean_gram(self.rows.transpose(1, 0, 2))
 
     def arrays(self) -> dict[str, Array]:  # noqa: D102
+        axes = max((part.ndim for _, part in self._kept if part.size), default=0)
+        shapes = [part.shape if part.size else (0,) * axes for _, part in self._kept]
+        numbers = [part.reshape(-1) for _, part in self._kept]
         return {
-            "rows": self.rows,
-            "hashes": self.hashes,
-            "settings": np.array([self.seen, self._most_bytes, self._per_sample]),
+            "lots": np.array([lot for lot, _ in self._kept], np.uint64),
+            "shapes": np.array(shapes, np.int64).reshape(len(shapes), axes),
+            "numbers": np.concatenate([np.zeros(0, np.float32), *numbers]),
+            "settings": np.array([self._most_bytes, self._per_sample]),
         }
 
     @classmethod
     def restore(cls, arrays: Mapping[str, Array]) -> Self:  # noqa: D102
-        seen, most_bytes, per_sample = map(int, arrays["settings"])
-        made = cls(None, most_bytes, per_sample)
-        made.seen, made.rows, made.hashes = seen, arrays["rows"], arrays["hashes"]
+        made = cls(None, *map(int, arrays["settings"]))
+        start = 0
+        for lot, shape in zip(arrays["lots"], arrays["shapes"], strict=True):
+            stop = start + math.prod(map(int, shape)) if len(shape) else start
+            made._kept.append((int(lot), arrays["numbers"][start:stop].reshape(shape)))
+            start = stop
         return made
 
 
@@ -99,8 +128,8 @@ class Rows(ObserverSpec[RowsObserver]):
 
     Attributes:
         layer: How the tensor becomes rows.
-        most_bytes: Keep at most so many bytes (but at least 8 rows).
-        per_sample: Look at so many rows of a sample, evenly spread.
+        most_bytes: Rows may take so many bytes together (but at least one of each sample is kept).
+        per_sample: Keep at most so many rows of a sample.
     """
 
     kind: ClassVar[str] = "rows"
@@ -112,13 +141,36 @@ class Rows(ObserverSpec[RowsObserver]):
     def start(self) -> RowsObserver:  # noqa: D102
         return RowsObserver(self.layer, self.most_bytes, self.per_sample)
 
+    def bytes_of(self, size: int, columns: int) -> int:
+        """Memory that the rows of a layer take, at most.
 
-def _hashes(rows: Array) -> Array:
-    """A hash of the bits of each row, uint64 [R]."""
-    bits = rows.reshape(len(rows), -1).view(np.uint32).astype(np.uint64)
-    odd = np.random.default_rng(0).integers(1, 2**63, bits.shape[1], np.uint64) * 2 + 1
-    mixed = (bits * odd).sum(axis=1, dtype=np.uint64)
-    # The finalizer of SplitMix64 (Steele et al. 2014) spreads differences over all bits.
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+        Args:
+            size: Numbers in a row, those of all groups together.
+            columns: Those of one group.
+        """
+        most = rows_of_a_sample(size, columns, self.per_sample, self.most_bytes)
+        return 4 * DRAWN * most * size
+
+    def restore(self, arrays: Mapping[str, Array]) -> RowsObserver:  # noqa: D102
+        restored = RowsObserver.restore(arrays)
+        restored.layer = self.layer
+        return restored
+
+
+def rows_of_a_sample(size: int, columns: int, per_sample: int, most_bytes: int) -> int:
+    """How many rows are kept of a sample.
+
+    Args:
+        size: Numbers in a row, those of all groups together.
+        columns: Those of one group.
+        per_sample: See `Rows`.
+        most_bytes: See `Rows`.
+    """
+    room = most_bytes // max(1, 4 * size * DRAWN)
+    cheap = min(_CHEAP, _NUMBERS // max(1, size))
+    enough = max(_ALWAYS, cheap, _FOR_A_COLUMN * columns // DRAWN)
+    return max(1, min(per_sample, room, enough))
+
+
+def _lot(kept: tuple[int, Array]) -> int:
+    return kept[0]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from onnxopt.calibration.fingerprint import DIGEST_MODULUS, feed_digest
+from onnxopt.calibration.lots import Lots, bound_of
 from onnxopt.calibration.pieces import pieces
 from onnxopt.calibration.watch import TensorWatch
 from onnxopt.data import Portable
@@ -115,8 +116,9 @@ class Sweep:
         self._worker.watch(self._info.session, self._watches)
         coming, seen = iter(samples), Seen(0, 0, {})
         count = samples.count() if isinstance(samples, Portable) else None
+        lots = Lots() if count is None else Lots(bound_of(count))
         for start, stop in pieces():
-            part = self._run(itertools.islice(coming, stop - start), start, count, on_step)
+            part = self._run(itertools.islice(coming, stop - start), start, lots, count, on_step)
             seen.samples, seen.digest = seen.samples + part[0], seen.digest + part[1]
             if part[0] < stop - start:
                 break
@@ -124,12 +126,13 @@ class Sweep:
         seen.watches = self._worker.watched(self._info.session)
         return seen
 
-    def one_piece(self, feeds: Iterable[Feed], start: int) -> PackedSeen:
+    def one_piece(self, feeds: Iterable[Feed], start: int, lots: Lots) -> PackedSeen:
         """Run the model on the samples of one piece, with watches that have seen nothing.
 
         Args:
             feeds: The samples.
-            start: How many come before them; for messages.
+            start: How many come before them.
+            lots: What they draw from.
 
         Raises:
             CalibrationError: When a tensor cannot be observed; names it and the sample.
@@ -137,18 +140,23 @@ class Sweep:
             RuntimeCrashError: When it dies.
         """
         self._worker.watch(self._info.session, self._watches)
-        samples, digest = self._run(feeds, start, None, lambda step: None)
+        samples, digest = self._run(feeds, start, lots, None, lambda step: None)
         return PackedSeen(samples, digest, self._worker.watched_packed(self._info.session))
 
     def _run(
-        self, feeds: Iterable[Feed], start: int, count: int | None, on_step: Callable[[str], None]
+        self,
+        feeds: Iterable[Feed],
+        start: int,
+        lots: Lots,
+        count: int | None,
+        on_step: Callable[[str], None],
     ) -> tuple[int, int]:
         """Run one piece and end it; the number of its samples, and the sum of their hashes."""
         session, digest, number = self._info.session, 0, start
         for number, feed in enumerate(feeds, start=start + 1):
             on_step(step_text(number, count))
             try:
-                objections = self._worker.observe(session, feed)
+                objections = self._worker.observe(session, feed, lots.draw(number - 1))
             except RuntimeRefusalError as error:
                 raise RuntimeRefusalError(
                     f"the model does not take sample {number}: {error}"

@@ -43,16 +43,26 @@ class TensorWatch:
     def _fresh(self) -> dict[ObserverSpec[Any], Observer]:
         return {spec: spec.start() for spec in self._specs}
 
-    def see(self, value: Any) -> str | None:
-        """Show the tensor of a sample to all observers; an empty one has nothing to show."""
-        if self.given_up or (isinstance(value, np.ndarray) and value.size == 0):
+    def see(self, value: Any, lot: int | None) -> str | None:
+        """Show the tensor of a sample to all observers; an empty one has nothing to show.
+
+        Args:
+            value: The tensor.
+            lot: What the sample drew; see `onnxopt.calibration.lots`.
+        """
+        if self.given_up:
             return None
         if self._piece is None:
             self._piece = self._fresh()
+        if isinstance(value, np.ndarray) and value.size == 0:
+            if lot is not None:
+                for observer in self._piece.values():
+                    observer.miss(lot)
+            return None
         try:
             if not isinstance(value, np.ndarray):
                 raise UnobservableError("is no tensor")
-            activation = Activation(value)
+            activation = Activation(value, lot)
             for observer in self._piece.values():
                 observer.update(activation)
         except UnobservableError as error:

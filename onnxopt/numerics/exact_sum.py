@@ -32,11 +32,11 @@ class ExactSum:
 
     def __init__(self, shape: tuple[int, ...], limbs: np.ndarray[Any, Any] | None = None) -> None:
         self._limbs = np.zeros((_LIMBS, *shape), np.int64) if limbs is None else limbs
-        self._pending: list[np.ndarray[Any, Any]] = []
+        self._pending: list[np.ndarray[Any, Any] | tuple[float, ...] | float] = []
 
-    def add(self, term: np.ndarray[Any, Any] | float) -> None:
-        """Add finite numbers; they are rounded to float32 first."""
-        self._pending.append(np.array(term, np.float32))
+    def add(self, term: np.ndarray[Any, Any] | tuple[float, ...] | float) -> None:
+        """Add finite numbers; they are rounded to float32 first, and an array is not copied."""
+        self._pending.append(term)
         if len(self._pending) >= _MOST_PENDING:
             self._settle()
 
@@ -66,7 +66,8 @@ class ExactSum:
         """Add the pending terms, together, since that takes hardly longer than adding one."""
         if not self._pending:
             return
-        terms = np.stack(self._pending).astype(np.float64).reshape(len(self._pending), -1)
+        rounded = np.array(self._pending, np.float32)
+        terms = rounded.astype(np.float64).reshape(len(rounded), -1)
         self._pending.clear()
         mantissa, exponent = np.frexp(terms)
         power = np.where(terms == 0, 0, exponent - _MANTISSA_BITS - _LOWEST_POWER)

@@ -13,13 +13,45 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["damped", "inverse_factor", "output_error", "refit", "relative_output_error"]
+__all__ = [
+    "damped",
+    "inverse_factor",
+    "mean_gram",
+    "output_error",
+    "refit",
+    "relative_output_error",
+    "squares",
+]
 
 Array = np.ndarray[Any, Any]
 
 #: Inputs that were never active leave a Gram matrix singular; GPTQ adds 1 % of the mean diagonal.
 _DAMPING = 0.01
 _MOST_DAMPING = 1.0
+#: So many rows are multiplied in float32; sums of these products are float64.
+_ROWS = 1024
+#: Products of so many groups are made one by one.
+_FEW = 8
+
+
+def squares(rows: Array) -> Array:
+    """Sum of ``x^T x`` over the rows x, float64 [G, K, K].
+
+    Args:
+        rows: float32 [G, R, K].
+    """
+    total = np.zeros((len(rows), rows.shape[2], rows.shape[2]))
+    for start in range(0, rows.shape[1], _ROWS):
+        block = rows[:, start : start + _ROWS]
+        # One by one: NumPy has a matrix times its own transpose computed by halves.
+        few = len(rows) <= _FEW
+        total += np.stack([x.T @ x for x in block]) if few else block.transpose(0, 2, 1) @ block
+    return total
+
+
+def mean_gram(rows: Array) -> Array:
+    """Mean of ``x^T x`` over the rows x, float64 [G, K, K]; see `squares`."""
+    return np.asarray(squares(rows) / max(1, rows.shape[1]))
 
 
 def damped(gram: Array, share: float = _DAMPING) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -37,8 +38,36 @@ class LayerInput(abc.ABC):
         """
 
     @abc.abstractmethod
-    def row_size(self, array: Array) -> int:
-        """Numbers in a row, those of all groups together; of an array that the layer could take."""
+    def part(self, array: Array, most: int, seed: int) -> Array:
+        """A copy of a part of the array that holds some of the rows.
+
+        Args:
+            array: The layer's input.
+            most: It should hold at most so many rows, spread over the array.
+            seed: Which ones; a number of 64 bits.
+
+        Raises:
+            ValueError: When the array is none that the layer could take.
+        """
+
+    @abc.abstractmethod
+    def rows_of_part(self, part: Array) -> Array:
+        """The rows that a part holds, [groups, R, K]."""
+
+    @abc.abstractmethod
+    def row_size(self, shape: tuple[int, ...]) -> int:
+        """Numbers in a row, those of all groups together.
+
+        Args:
+            shape: Of the input.
+
+        Raises:
+            ValueError: When it is none that the layer could take.
+        """
+
+    @abc.abstractmethod
+    def columns(self, shape: tuple[int, ...]) -> int:
+        """Numbers in a row of one group; see `row_size`."""
 
     @abc.abstractmethod
     def matrix(self, weights: Array) -> Array:
@@ -62,14 +91,30 @@ class ProductInput(LayerInput):
     weights_transposed: bool = False
 
     def rows(self, array: Array, most: int | None = None) -> Array:  # noqa: D102
-        if array.ndim == 0 or (self.transposed and array.ndim < 2):
-            raise ValueError(f"an array of {array.ndim} dimensions is no matrix")
-        turned = np.swapaxes(array, -1, -2) if self.transposed else array
-        flat = turned.reshape(-1, turned.shape[-1])
+        flat = self._flat(array)
         return np.asarray(flat[_spread(len(flat), most)][None])
 
-    def row_size(self, array: Array) -> int:  # noqa: D102
-        return int(array.shape[-2 if self.transposed else -1])
+    def part(self, array: Array, most: int, seed: int) -> Array:  # noqa: D102
+        flat = self._flat(array)
+        chosen = _spread(len(flat), most)
+        return flat[chosen if len(chosen) == len(flat) else (chosen + seed % len(flat)) % len(flat)]
+
+    def rows_of_part(self, part: Array) -> Array:  # noqa: D102
+        return part[None]
+
+    def row_size(self, shape: tuple[int, ...]) -> int:  # noqa: D102
+        if len(shape) < (2 if self.transposed else 1):
+            raise ValueError(f"an array of {len(shape)} dimensions is no matrix")
+        return int(shape[-2 if self.transposed else -1])
+
+    def columns(self, shape: tuple[int, ...]) -> int:  # noqa: D102
+        return self.row_size(shape)
+
+    def _flat(self, array: Array) -> Array:
+        """The rows, [R, K]."""
+        size = self.row_size(array.shape)
+        turned = np.swapaxes(array, -1, -2) if self.transposed else array
+        return turned.reshape(-1, size)
 
     def matrix(self, weights: Array) -> Array:  # noqa: D102
         turned = weights.T if self.weights_transposed else weights
@@ -102,14 +147,10 @@ class ConvolutionInput(LayerInput):
 
     def rows(self, array: Array, most: int | None = None) -> Array:  # noqa: D102
         axes = len(self.kernel)
-        if array.ndim != axes + 2 or array.shape[1] % self.groups:
-            raise ValueError(f"shape {list(array.shape)} does not fit the convolution")
+        self.places(array.shape)  # refuses other shapes
         pads = self._pads(array.shape[2:])
         padded = np.pad(array, [(0, 0), (0, 0), *pads]) if any(map(sum, pads)) else array
-        reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
-        if any(size < need for size, need in zip(padded.shape[2:], reach, strict=True)):
-            raise ValueError(f"shape {list(array.shape)} is smaller than the kernel")
-        windows = sliding_window_view(padded, tuple(reach), axis=tuple(range(2, axes + 2)))
+        windows = sliding_window_view(padded, self.reach, axis=tuple(range(2, axes + 2)))
         steps = tuple(slice(None, None, step) for step in self.strides)
         taps = tuple(slice(None, None, gap) for gap in self.dilations)
         windows = windows[(slice(None), slice(None), *steps, *taps)]
@@ -121,8 +162,71 @@ class ConvolutionInput(LayerInput):
         patches = patches.reshape(len(patches), self.groups, -1)
         return np.ascontiguousarray(patches.transpose(1, 0, 2))
 
-    def row_size(self, array: Array) -> int:  # noqa: D102
-        return int(array.shape[1]) * math.prod(self.kernel)
+    def part(self, array: Array, most: int, seed: int) -> Array:
+        """What the kernel reaches at runs of places along the last axis, with zeros beyond edges.
+
+        Returns:
+            [channels, runs, *reach of all axes but the last, numbers in a run], for which neither
+            the whole array is padded nor rows are laid out, which would take several times as long.
+        """
+        plan = _runs(self, array.shape, most)
+        first = (seed >> 32) % plan.firsts
+        begin = seed % plan.begins * self.strides[-1] - plan.pads[-1]
+        if plan.pointwise:
+            step = plan.step * self.strides[0]
+            lines = array[0, :, first * self.strides[0] :: step, begin : begin + plan.width]
+            return lines[:, : plan.runs, None].copy()
+        shape = (array.shape[1], plan.runs, *self.reach[:-1], plan.width)
+        part = np.zeros(shape, array.dtype)
+        for run in range(plan.runs):
+            left, starts = first + run * plan.step, [begin]
+            for axis in range(len(plan.leading) - 2, -1, -1):
+                left, place = divmod(left, plan.leading[axis + 1])
+                starts.insert(0, place * self.strides[axis] - plan.pads[axis])
+            source: list[slice] = []
+            target: list[slice] = []
+            for start, length, size in zip(starts, part.shape[2:], array.shape[2:], strict=True):
+                low, high = max(start, 0), max(min(start + length, size), 0)
+                source.append(slice(low, high))
+                target.append(slice(low - start, high - start))
+            there: Any = (slice(None), run, *target)
+            here: Any = (left, slice(None), *source)
+            part[there] = array[here]
+        return part
+
+    def rows_of_part(self, part: Array) -> Array:  # noqa: D102
+        bare = dataclasses.replace(self, pads=(0,) * len(self.pads), auto_pad="VALID")
+        return bare.rows(np.moveaxis(part, 1, 0))
+
+    def row_size(self, shape: tuple[int, ...]) -> int:  # noqa: D102
+        self.places(shape)
+        return int(shape[1]) * math.prod(self.kernel)
+
+    def columns(self, shape: tuple[int, ...]) -> int:  # noqa: D102
+        return self.row_size(shape) // self.groups
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """Numbers between the first and the last that the kernel reads, these included, by axis."""
+        sizes = zip(self.kernel, self.dilations, strict=True)
+        return tuple((kernel - 1) * gap + 1 for kernel, gap in sizes)
+
+    def places(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """How many places the kernel takes, by spatial axis.
+
+        Raises:
+            ValueError: When the layer could not take an input of this shape.
+        """
+        if len(shape) != len(self.kernel) + 2 or shape[1] % self.groups:
+            raise ValueError(f"shape {list(shape)} does not fit the convolution")
+        found = []
+        for size, pads, reach, stride in zip(
+            shape[2:], self._pads(shape[2:]), self.reach, self.strides, strict=True
+        ):
+            if size + sum(pads) < reach:
+                raise ValueError(f"shape {list(shape)} is smaller than the kernel")
+            found.append((size + sum(pads) - reach) // stride + 1)
+        return tuple(found)
 
     def matrix(self, weights: Array) -> Array:  # noqa: D102
         grouped = weights.reshape(self.groups, weights.shape[0] // self.groups, -1)
@@ -145,6 +249,53 @@ class ConvolutionInput(LayerInput):
             less, more = total // 2, total - total // 2
             pads.append((less, more) if self.auto_pad == "SAME_UPPER" else (more, less))
         return pads
+
+
+@dataclasses.dataclass(frozen=True)
+class _Runs:
+    """Runs of places of a kernel along the last axis, evenly spread over all other places.
+
+    Attributes:
+        runs: How many runs.
+        step: From one to the next, in places before the last axis, those of all samples of a batch.
+        firsts: The first may be at so many of these.
+        begins: They may begin at so many places of the last axis.
+        width: Numbers that the kernel reaches in a run, along the last axis.
+        leading: Samples of the batch, and places by spatial axis but the last.
+        pads: Zeros before each spatial axis.
+        pointwise: Whether a run is a part of a line of the input, and runs are in even steps.
+    """
+
+    runs: int
+    step: int
+    firsts: int
+    begins: int
+    width: int
+    leading: tuple[int, ...]
+    pads: tuple[int, ...]
+    pointwise: bool
+
+
+@functools.lru_cache(4096)
+def _runs(layer: ConvolutionInput, shape: tuple[int, ...], most: int) -> _Runs:
+    """Runs with at most so many places together, about as many runs as places in each."""
+    *before, last = layer.places(shape)
+    leading = (shape[0], *before)
+    lines = math.prod(leading)
+    runs = min(lines, max(math.isqrt(most), most // last))
+    length = min(last, max(1, most // runs))
+    step = lines // runs
+    pads = layer._pads(shape[2:])
+    return _Runs(
+        runs,
+        step,
+        lines - (runs - 1) * step,
+        last - length + 1,
+        (length - 1) * layer.strides[-1] + layer.reach[-1],
+        leading,
+        tuple(before for before, _ in pads),
+        len(shape) == 4 and shape[0] == 1 and max(layer.reach) == 1 and not any(map(sum, pads)),
+    )
 
 
 def _spread(count: int, most: int | None) -> Array:

@@ -104,7 +104,7 @@ class Server:
         """Have inputs and outputs of a session looked at, by name, whenever `observe` runs it."""
         self._watchers[session] = dict(watchers)
 
-    def observe(self, session: int, feed: Mapping[str, Any]) -> dict[str, str]:
+    def observe(self, session: int, feed: Mapping[str, Any], lot: int | None) -> dict[str, str]:
         """Run once and show what comes out to the watchers, without sending it anywhere.
 
         Returns:
@@ -113,11 +113,13 @@ class Server:
         watchers = self._watchers[session]
         names = [each.name for each in self._sessions[session].get_outputs()]
         objections = {
-            name: watchers[name].see(np.asarray(feed[name])) for name in watchers if name in feed
+            name: watchers[name].see(np.asarray(feed[name]), lot)
+            for name in watchers
+            if name in feed
         }
         watched = [name for name in names if name in watchers]
         for name, value in _outputs(self._sessions[session], watched, feed):
-            objections[name] = watchers[name].see(value)
+            objections[name] = watchers[name].see(value, lot)
         return {name: text for name, text in objections.items() if text}
 
     def settle(self, session: int) -> dict[str, str]:

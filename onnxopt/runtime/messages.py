@@ -65,8 +65,12 @@ class Kernel:
 class Watcher(Protocol):
     """Looks at one input or output of a model, run after run, inside the child process."""
 
-    def see(self, value: Any) -> str | None:
+    def see(self, value: Any, lot: int | None) -> str | None:
         """Look at what a run made of it, an array that is not to be kept.
+
+        Args:
+            value: The array.
+            lot: What was given with the run.
 
         Returns:
             What is wrong with it, or None.

@@ -157,9 +157,17 @@ class Worker:
         """
         self._ask("watch", session=session, watchers=dict(watchers))
 
-    def observe(self, session: int, feed: Mapping[str, Any]) -> dict[str, str]:
-        """Run a session once for its watchers; gives what they object to, by name."""
-        objections: dict[str, str] = self._ask("observe", session=session, feed=dict(feed))
+    def observe(
+        self, session: int, feed: Mapping[str, Any], lot: int | None = None
+    ) -> dict[str, str]:
+        """Run a session once for its watchers; gives what they object to, by name.
+
+        Args:
+            session: The session.
+            feed: Its inputs.
+            lot: Handed on to the watchers.
+        """
+        objections: dict[str, str] = self._ask("observe", session=session, feed=dict(feed), lot=lot)
         return objections
 
     def settle(self, session: int) -> dict[str, str]:

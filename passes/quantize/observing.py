@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from onnxopt.calibration import Gram, Histogram, Observations, Rows, observe
+from onnxopt.calibration import Histogram, Observations, Rows, observe
 from onnxopt.calibration import Range as Extremes
 from onnxopt.calibration.observer import ObserverSpec
 from onnxopt.calibration.ranges import best_for_consumers, min_max
@@ -23,7 +23,7 @@ from ..smooth_activations.factors import requests as smoothing_requests
 from ..smooth_activations.sites import Site
 from .layers import layer_input
 from .numbers import Divided, Numbers, Range
-from .readings import GRAM_ROWS, Reading, reading_of
+from .readings import FEW_ROWS, Reading, reading_of, rows_to_round_by
 from .recovery import gram_layers, recovered
 from .smoothing import DividedInput
 
@@ -39,16 +39,16 @@ def observations_for(
 ) -> Observations:
     """One pass over the samples for every tensor that a plan may quantize, or even out."""
     requests: _Requests = {name: [Extremes(), Histogram()] for name in _tensors(model.graph, found)}
-    for name, (layer, _) in _consumers(found).items():
-        requests[name].append(Rows(layer))
+    wanted: _Requests = {product.activation.name or "": [] for product in found}
     for product in gram_layers(found, bench.effort):
-        spec = Gram(layer_input(product), GRAM_ROWS)
-        asked = requests[product.activation.name or ""]
-        if spec not in asked:
-            asked.append(spec)
+        wanted[product.activation.name or ""].append(rows_to_round_by(product))
+    for name, (layer, _) in _consumers(found).items():
+        wanted[name].append(Rows(layer))
     for name, specs in smoothing_requests(smoothing).items():
+        wanted.setdefault(name, []).extend(specs)
+    for name, specs in wanted.items():
         if name in requests:
-            requests[name].extend(spec for spec in specs if spec not in requests[name])
+            requests[name].extend(_without_fewer(specs))
     return observe(
         model,
         bench.calibration,
@@ -58,6 +58,17 @@ def observations_for(
         threads=bench.threads,
         on_step=bench.on_step,
     )
+
+
+def _without_fewer(specs: Sequence[ObserverSpec[Any]]) -> list[ObserverSpec[Any]]:
+    """What is asked of a tensor, with rows of each layer's input once: the most of them."""
+    kept = dict.fromkeys(spec for spec in specs if not isinstance(spec, Rows))
+    most: dict[LayerInput, Rows] = {}
+    for spec in specs:
+        if isinstance(spec, Rows):
+            known = most.get(spec.layer, spec)
+            most[spec.layer] = max(spec, known, key=lambda each: each.most_bytes)
+    return [*kept, *most.values()]
 
 
 def numbers_for(
@@ -120,7 +131,9 @@ def ranges_for(
         grid = min_max(histogram, levels)
         if choice == "consumers" and name in consumers:
             layer, products = consumers[name]
-            rows = observations.get(name, Rows(layer)).rows
+            seen = observations.rows(name, layer)
+            assert seen is not None, "they are asked for wherever a tensor is read"
+            rows = seen.some(FEW_ROWS)
             matrices = [layer.matrix(each.weights) for each in products]
             extremes = observations.get(name, Extremes())
             _, grid, _ = best_for_consumers(histogram, levels, rows, matrices, extremes)

@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from onnxopt.calibration import Gram, GramObserver, Observations, Rows
+from onnxopt.calibration import Observations, Rows, RowsObserver
 from onnxopt.numerics.smoothing import by_column
 from onnxopt.regions import Product
 
 from .layers import layer_input
 from .numbers import Range
 
-__all__ = ["GRAM_ROWS", "Reading", "reading_of"]
+__all__ = ["FEW_ROWS", "Reading", "reading_of", "rows_to_round_by"]
 
 Array = np.ndarray[Any, Any]
 
-#: Rows of each sample that go into a Gram matrix.
-GRAM_ROWS = 128
+#: Rows to choose ranges by take so many bytes for each layer, those to round weights by so many.
+FEW_ROWS, _MANY_ROWS = 1 << 20, 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,22 +30,22 @@ class Reading:
     Attributes:
         product: The product; its weights are those that are multiplied by the input in question.
         range: What the input should cover; None where it was not seen.
-        seen: Its Gram matrix and mean, before any division; None where it was not looked at.
+        seen: Rows of it, before any division; None where it was not looked at.
         mean: Mean of its rows, float64 [groups, K]; None where it is not known.
         factors: By column, [groups, K], what the input is divided by; None for nothing.
     """
 
     product: Product
     range: Range | None
-    seen: GramObserver | None
+    seen: RowsObserver | None
     mean: Array | None
     factors: Array | None = None
 
     def gram(self) -> Array | None:
         """Mean of ``x^T x`` over the rows x of the input, [groups, K, K]."""
-        if self.seen is None or self.seen.gram is None:
+        if self.seen is None or not self.seen.seen:
             return None
-        gram = self.seen.gram / max(1, self.seen.count)
+        gram = self.seen.gram()
         if self.factors is not None:
             gram /= self.factors[:, :, None] * self.factors[:, None, :]
         return np.asarray(gram)
@@ -76,22 +76,12 @@ def reading_of(
 ) -> Reading:
     """What was seen of a product's input."""
     name = product.activation.name or ""
-    seen = _gram(product, observations)
-    mean = _mean_row(product, observations) if seen is None else seen.mean
-    return Reading(product, ranges.get(name), seen, mean)
+    seen = observations.rows(name, layer_input(product))
+    if seen is None or not seen.seen:
+        return Reading(product, ranges.get(name), None, None)
+    return Reading(product, ranges.get(name), seen, seen.rows.mean(axis=0, dtype=np.float64))
 
 
-def _mean_row(product: Product, observations: Observations) -> Array | None:
-    name, spec = product.activation.name or "", Rows(layer_input(product))
-    if spec not in observations.observers.get(name, {}):
-        return None
-    rows = observations.get(name, spec).rows
-    return np.asarray(rows.mean(axis=0, dtype=np.float64)) if len(rows) else None
-
-
-def _gram(product: Product, observations: Observations) -> GramObserver | None:
-    name, spec = product.activation.name or "", Gram(layer_input(product), GRAM_ROWS)
-    if spec not in observations.observers.get(name, {}):
-        return None
-    found = observations.get(name, spec)
-    return None if found.gram is None else found
+def rows_to_round_by(product: Product) -> Rows:
+    """What to observe of a product's input so that its weights can be rounded with care."""
+    return Rows(layer_input(product), _MANY_ROWS)

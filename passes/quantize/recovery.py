@@ -28,7 +28,7 @@ from onnxopt.workbench import Effort
 
 from .layers import layer_input
 from .parameters import for_range
-from .readings import Reading
+from .readings import Reading, rows_to_round_by
 from .weights import Weights, least_scales, pair_order, quantize_weights
 
 __all__ = ["gram_layers", "recovered"]
@@ -36,21 +36,25 @@ __all__ = ["gram_layers", "recovered"]
 Array = np.ndarray[Any, Any]
 Key = TypeVar("Key", bound=Hashable)
 
-#: Gram matrices may take so much memory together.
-_GRAM_BYTES = 512 << 20
+#: Rows to round by may take so much memory together, and so may a single Gram matrix.
+_ROW_BYTES = _GRAM_BYTES = 512 << 20
 #: Seconds for rounding, and rounds of it for each layer.
 _PATIENCE: Mapping[Effort, float] = {"low": 0.0, "medium": 30.0, "high": 300.0}
 _SWEEPS: Mapping[Effort, int] = {"low": 0, "medium": 1, "high": 4}
 
 
 def gram_layers(found: Sequence[Product], effort: Effort) -> list[Product]:
-    """The products whose inputs get Gram matrices: the narrowest ones, as far as memory goes."""
+    """The products whose weights are rounded with care: the narrowest, as far as memory goes.
+
+    There may be a Gram matrix of each of these, and so many rows that it says something.
+    """
     if not _PATIENCE[effort]:
         return []
-    chosen, left = [], _GRAM_BYTES
+    chosen, left = [], _ROW_BYTES
     for product in sorted(found, key=_gram_bytes):
-        left -= _gram_bytes(product)
-        if left < 0:
+        columns = _columns(product)
+        left -= rows_to_round_by(product).bytes_of(product.groups * columns, columns)
+        if left < 0 or _gram_bytes(product) > _GRAM_BYTES:
             break
         chosen.append(product)
     return chosen
@@ -165,5 +169,9 @@ def _change(product: Product, weights: Weights) -> Array:
 
 
 def _gram_bytes(product: Product) -> int:
-    columns = product.weights.size // product.weights.shape[product.channel_axis]
-    return int(8 * product.groups * columns**2)
+    return 8 * product.groups * _columns(product) ** 2
+
+
+def _columns(product: Product) -> int:
+    """Inputs of each output."""
+    return int(product.weights.size // product.weights.shape[product.channel_axis])

@@ -13,7 +13,7 @@ from onnxopt.passes.infer_shapes import InferShapes
 
 from onnxopt.analysis.quantization import is_quantized
 from onnxopt.analysis.values import constant_array
-from onnxopt.calibration import Gram, GramObserver, Observations, observe
+from onnxopt.calibration import Observations, Rows, observe
 from onnxopt.findings import Findings, Layer, Region, Search, Treatment
 from onnxopt.layers import layer_name
 from onnxopt.pass_contract import Kind, Outcome, Pass, Refusal
@@ -23,7 +23,7 @@ from onnxopt.workbench import Effort, Workbench
 
 from ..quantize.layers import layer_input
 from ..quantize.opset import OpsetError, raise_opset
-from ..quantize.readings import GRAM_ROWS
+from ..quantize.readings import rows_to_round_by
 from ..quantize.recovery import gram_layers
 from ..shared.digest import model_digest
 from ..shared.marks import META_QUANTIZED
@@ -239,7 +239,7 @@ class QuantizeWeights(Pass):
             if len(store.products) == 1 and store.products[0].groups == 1
         }
         chosen = gram_layers([store.products[0] for store in single.values()], bench.effort)
-        observed = _grams(model, chosen, bench)
+        observed = _rows(model, chosen, bench)
         end = time.perf_counter() + _PATIENCE[bench.effort]
         for number, product in enumerate(chosen, start=1):
             if time.perf_counter() > end:
@@ -314,10 +314,10 @@ def _matrix(store: Store) -> np.ndarray:
     return weights.reshape(len(weights), -1).T if product.node.op_type == "Conv" else weights
 
 
-def _grams(model: ir.Model, chosen: Sequence[Product], bench: Workbench) -> Observations:
-    requests: dict[str, list[Gram]] = {}
+def _rows(model: ir.Model, chosen: Sequence[Product], bench: Workbench) -> Observations:
+    requests: dict[str, list[Rows]] = {}
     for product in chosen:
-        spec = Gram(layer_input(product), GRAM_ROWS)
+        spec = rows_to_round_by(product)
         asked = requests.setdefault(product.activation.name or "", [])
         if spec not in asked:
             asked.append(spec)
@@ -333,11 +333,10 @@ def _grams(model: ir.Model, chosen: Sequence[Product], bench: Workbench) -> Obse
 
 def _mean_gram(product: Product, observed: Observations) -> tuple[np.ndarray | None, int]:
     """Mean of ``x^T x``, float64 [K, K], and of how many rows; None where it was never seen."""
-    spec = Gram(layer_input(product), GRAM_ROWS)
-    found = observed.observers.get(product.activation.name or "", {}).get(spec)
-    if not isinstance(found, GramObserver) or found.gram is None:
+    found = observed.rows(product.activation.name or "", layer_input(product))
+    if found is None or not found.seen:
         return None, 0
-    return np.asarray(found.gram[0] / max(1, found.count)), found.count
+    return found.gram()[0], len(found.rows)
 
 
 def _bytes(

@@ -20,6 +20,9 @@ from .sites import Site
 
 __all__ = ["best_factors", "requests"]
 
+#: Layers are tried on rows that take so many bytes, at most, however many there are.
+_ROW_BYTES = 1 << 20
+
 
 def requests(found: Sequence[Site]) -> Mapping[str, list[ObserverSpec[Any]]]:
     """What calibration has to look at, by tensor."""
@@ -79,7 +82,9 @@ def _error(site: Site, observations: Observations, factors: Array) -> float:
         alike[layer.input].append(layer.matrix)
     total = 0.0
     for how, matrices in alike.items():
-        rows = observations.get(name, Rows(how)).rows.transpose(1, 0, 2)
+        seen = observations.rows(name, how)
+        assert seen is not None, "see `requests`"
+        rows = seen.some(_ROW_BYTES).transpose(1, 0, 2)
         columns = by_column(factors, len(rows), rows.shape[2])
         total += quantized_error(rows, matrices, columns, ends, UINT8)
     return total / len(alike)

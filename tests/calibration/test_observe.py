@@ -132,7 +132,9 @@ def _assert_equal(one: Observations, other: Observations, exact: bool = True) ->
             theirs = other.observers[tensor][spec].arrays()
             for name, array in observer.arrays().items():
                 if name in ("gram", "sums") and not exact:
-                    np.testing.assert_allclose(theirs[name], array, rtol=1e-9)
+                    np.testing.assert_allclose(theirs[name], array, rtol=1e-5, atol=1e-5)
+                elif spec.kind == "rows" and not exact:
+                    assert theirs[name].shape == array.shape  # which ones depends on the places
                 else:
                     np.testing.assert_array_equal(theirs[name], array)
 

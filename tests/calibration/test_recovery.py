@@ -7,6 +7,7 @@ import pytest
 
 from onnxopt.calibration import Gram, GramObserver, Rows, RowsObserver
 from onnxopt.calibration.activation import Activation
+from onnxopt.calibration.lots import lot_of
 from onnxopt.calibration.recovery import corrected_bias, recovered_integers
 from onnxopt.numerics.grids import UINT8, grid_over
 from onnxopt.numerics.layer_inputs import ConvolutionInput, LayerInput, ProductInput
@@ -36,7 +37,7 @@ def _observed(layer: LayerInput) -> tuple[GramObserver, RowsObserver]:
     gram, rows = Gram(layer).start(), Rows(layer).start()
     for seed in range(8):
         for observer in (gram, rows):
-            observer.update(Activation(_inputs(layer, seed)))
+            observer.update(Activation(_inputs(layer, seed), lot_of(seed)))
     return gram, rows
 
 
@@ -99,7 +100,7 @@ def test_a_bias_moves_by_what_clipping_takes_away() -> None:
     layer = ProductInput()
     rows, gram = Rows(layer).start(), Gram(layer).start()
     for observer in (rows, gram):
-        observer.update(Activation(np.full((10, 2), 3.0, np.float32)))
+        observer.update(Activation(np.full((10, 2), 3.0, np.float32), lot_of(0)))
     weights = np.array([[1.0], [2.0]], np.float32)
     bias = np.array([5.0], np.float32)
     grid = grid_over(0, 2, UINT8)

@@ -11,7 +11,7 @@ import pytest
 
 from onnxopt.calibration import layer_input
 from onnxopt.model import from_proto
-from onnxopt.numerics.layer_inputs import ConvolutionInput, ProductInput
+from onnxopt.numerics.layer_inputs import ConvolutionInput, LayerInput, ProductInput
 from tests.differential import run
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -117,3 +117,45 @@ def test_arrays_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
         layer.rows(np.ones(shape, np.float32))
     with pytest.raises(ValueError, match="no matrix"):
         ProductInput().rows(np.ones((), np.float32))
+
+
+@pytest.mark.parametrize(("sizes", "kernel", "groups"), [*_SPATIAL, ((8, 9), (1, 1), 1)], ids=str)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("auto_pad", ["NOTSET", "VALID", "SAME_UPPER"])
+def test_parts_of_a_convolution_s_input_hold_rows_of_it(
+    sizes: tuple[int, ...], kernel: tuple[int, ...], groups: int, batch: int, auto_pad: str
+) -> None:
+    generator = np.random.default_rng(3)
+    x = generator.standard_normal((batch, 4, *sizes)).astype(np.float32)
+    axes = len(sizes)
+    for stride, gap, pads in itertools.product((1, 2), (1, 2), (0, 2)):
+        layer = ConvolutionInput(
+            kernel, (stride,) * axes, (gap,) * axes, (pads,) * (2 * axes), auto_pad, groups
+        )
+        _assert_parts(layer, x)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_parts_of_a_product_s_input_hold_rows_of_it(transposed: bool) -> None:
+    x = np.random.default_rng(4).standard_normal((2, 5, 6)).astype(np.float32)
+    _assert_parts(ProductInput(transposed), x)
+
+
+def _assert_parts(layer: LayerInput, x: np.ndarray) -> None:
+    whole = layer.rows(x)
+    known = _distinct(whole)
+    assert layer.row_size(x.shape) == whole.shape[0] * whole.shape[2]
+    assert layer.columns(x.shape) == whole.shape[2]
+    everything = layer.rows_of_part(layer.part(x, whole.shape[1], 2**64 - 5))
+    assert _distinct(everything) == known
+    assert everything.shape == whole.shape
+    for most, seed in ((1, 0), (4, 2**63 + 12345), (9, 98765 << 32)):
+        found = layer.rows_of_part(layer.part(x, most, seed))
+        assert 1 <= found.shape[1] <= most
+        assert len(_distinct(found)) > 0
+        assert _distinct(found) <= known
+
+
+def _distinct(rows: np.ndarray) -> set[bytes]:
+    """The rows [groups, R, K], each with those of all groups together."""
+    return {row.tobytes() for row in np.ascontiguousarray(rows.transpose(1, 0, 2))}
