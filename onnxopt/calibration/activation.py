@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -26,31 +27,70 @@ class Activation:
         array: The numbers, of any floating-point type; those of 16 bits and fewer become float32.
         lot: What the sample drew; None when no rows of it will be kept. See
             `onnxopt.calibration.lots`.
+        block: So many channels lie together: the array says that it is [N, C, ...], and its memory
+            is [N, C / block, ..., block].
+
+    Attributes:
+        numbers: All numbers in the order of memory, [numbers].
+        shape: Shape of the tensor.
 
     Raises:
         UnobservableError: When they are no floating-point numbers, or not all are finite.
     """
 
-    def __init__(self, array: Array, lot: int | None = None) -> None:
+    def __init__(self, array: Array, lot: int | None = None, block: int = 1) -> None:
         if array.dtype.kind in "iubOSU":
             raise UnobservableError("holds no floating-point numbers")
         wide = array if array.dtype.char in "fd" else array.astype(np.float32)
         self.lot = lot
-        self.values: Array = wide if wide.flags.c_contiguous else np.ascontiguousarray(wide)
+        self.shape: tuple[int, ...] = wide.shape
+        self.numbers: Array = wide.reshape(-1)  # a copy where they do not lie together
+        self._block = block
         self._channels: dict[int, tuple[Array, Array]] = {}
         self._extremes: tuple[float, float] | None = None
 
+    @functools.cached_property
+    def values(self) -> Array:
+        """The numbers in their shape, in order; made first where channels lie together."""
+        if self._block == 1:
+            return self.numbers.reshape(self.shape)
+        return np.ascontiguousarray(self.parted.reshape(self.shape))
+
+    @property
+    def parted(self) -> Array:
+        """A view of the numbers as [N, C / b, b, ...], with b channels that lie together."""
+        batch, channels, *sizes = self.shape
+        laid = self.numbers.reshape(batch, channels // self._block, *sizes, self._block)
+        return np.moveaxis(laid, -1, 2)
+
     def channel_extremes(self, axis: int) -> tuple[Array, Array]:
         """Least and greatest number of each channel."""
-        if not -self.values.ndim <= axis < self.values.ndim:
-            raise UnobservableError(f"has {self.values.ndim} dimensions and so no axis {axis}")
-        axis %= self.values.ndim
+        axis = self._axis(axis)
         if axis not in self._channels:
-            others = tuple(each for each in range(self.values.ndim) if each != axis)
-            low, high = self.values.min(axis=others), self.values.max(axis=others)
+            laid = self._laid(axis)
+            low = _by_channel(np.minimum, laid)
+            high = _by_channel(np.maximum, laid)
             _check_finite(float(low.min()), float(high.max()))
             self._channels[axis] = (low, high)
         return self._channels[axis]
+
+    def channel_sums(self, axis: int) -> Array:
+        """Sum over each channel, as products with ones, which is the fastest way."""
+        laid = self._laid(self._axis(axis))
+        before, _, after, block = laid.shape
+        if after == block == 1:
+            return np.ones(before, laid.dtype) @ laid.reshape(before, -1)
+        ones = np.ones(after, laid.dtype)
+        sums = laid[..., 0] @ ones if block == 1 else ones @ laid
+        return np.asarray(sums.sum(axis=0).reshape(-1))
+
+    def _laid(self, axis: int) -> Array:
+        """The numbers as they lie: [before, C / block, after, block], if these are channels."""
+        if axis == 1 and self._block > 1:
+            outer = self.shape[1] // self._block
+            return self.numbers.reshape(self.shape[0], outer, -1, self._block)
+        before, after = math.prod(self.shape[:axis]), math.prod(self.shape[axis + 1 :])
+        return self.values.reshape(before, self.shape[axis], after, 1)
 
     @property
     def extremes(self) -> tuple[float, float]:
@@ -60,10 +100,28 @@ class Activation:
                 lows, highs = next(iter(self._channels.values()))
                 low, high = float(lows.min()), float(highs.max())
             else:
-                low, high = _extremes(self.values.reshape(-1))
+                low, high = _extremes(self.numbers)
             _check_finite(low, high)
             self._extremes = (low, high)
         return self._extremes
+
+    def _axis(self, axis: int) -> int:
+        if not -len(self.shape) <= axis < len(self.shape):
+            raise UnobservableError(f"has {len(self.shape)} dimensions and so no axis {axis}")
+        return axis % len(self.shape)
+
+
+def _by_channel(reduce: np.ufunc, laid: Array) -> Array:
+    """Least or greatest number of each channel, [C], of those laid as in `Activation._laid`."""
+    if laid.shape[3] > 1:
+        # Two halves at a time: NumPy takes each short run of channels by itself otherwise.
+        while laid.shape[2] > 1:
+            half = laid.shape[2] // 2
+            halves = reduce(laid[:, :, :half], laid[:, :, half : 2 * half])
+            if laid.shape[2] % 2:
+                reduce(halves[:, :, 0], laid[:, :, -1], out=halves[:, :, 0])
+            laid = halves
+    return np.asarray(reduce.reduce(reduce.reduce(laid, axis=2), axis=0).reshape(-1))
 
 
 def _extremes(numbers: Array) -> tuple[float, float]:

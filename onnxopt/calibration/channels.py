@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -39,7 +38,6 @@ class ChannelObserver(Observer):
 
     def update(self, activation: Activation) -> None:  # noqa: D102
         low, high = activation.channel_extremes(self.axis)
-        values = activation.values
         if not self.elements:
             self.low, self.high, self._sums = low, high, ExactSum((len(low),))
         elif len(low) != len(self.low):
@@ -47,8 +45,8 @@ class ChannelObserver(Observer):
                 f"has {len(self.low)} channels in one sample and {len(low)} in another"
             )
         self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
-        self.elements += values.size // len(low)
-        sums = _channel_sums(values, self.axis % values.ndim)
+        self.elements += activation.numbers.size // len(low)
+        sums = activation.channel_sums(self.axis)
         if not np.isfinite(sums).all():
             raise UnobservableError("has a sum that overflows")
         self._sums.add(sums)
@@ -101,15 +99,9 @@ class Channels(ObserverSpec[ChannelObserver]):
     turn: ClassVar[int] = 0
     axis: int = 1
 
+    @property
+    def takes_blocks(self) -> bool:  # noqa: D102
+        return self.axis == 1
+
     def start(self) -> ChannelObserver:  # noqa: D102
         return ChannelObserver(self.axis)
-
-
-def _channel_sums(values: Array, axis: int) -> Array:
-    """Sums over all other axes, as products with ones, which is the fastest way."""
-    before = math.prod(values.shape[:axis])
-    after = math.prod(values.shape[axis + 1 :])
-    parts = values.reshape(before, values.shape[axis], after)
-    if after == 1:
-        return np.ones(before, values.dtype) @ parts.reshape(before, -1)
-    return np.asarray((parts @ np.ones(after, values.dtype)).sum(axis=0))

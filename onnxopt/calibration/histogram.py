@@ -103,7 +103,7 @@ class HistogramObserver(Observer):
     def update(self, activation: Activation) -> None:  # noqa: D102
         low, high = activation.extremes
         self._widen(low, high)
-        self._pending.append(_chosen(activation.values, self.most))
+        self._pending.append(_chosen(activation.numbers, self.most))
         if len(self._pending) >= _MOST_PENDING:
             self._settle()
 
@@ -172,6 +172,10 @@ class Histogram(ObserverSpec[HistogramObserver]):
         if self.bins < 2 or self.bins & (self.bins - 1) or self.most < 1:
             raise ValueError("a histogram has a power of two of bins and counts at least 1 number")
 
+    @property
+    def takes_blocks(self) -> bool:  # noqa: D102 - others are counted, but as many
+        return True
+
     def start(self) -> HistogramObserver:  # noqa: D102
         return HistogramObserver(self.bins, self.most)
 
@@ -189,9 +193,8 @@ def _coarser(counts: Array, doublings: int) -> Array:
     return coarse
 
 
-def _chosen(values: Array, most: int) -> Array:
+def _chosen(flat: Array, most: int) -> Array:
     """A copy of at most ``most`` of the numbers, [N]."""
-    flat = values.reshape(-1)
     if len(flat) <= most:
         return flat.copy()
     run = min(_RUN, most)

@@ -69,6 +69,11 @@ class ObserverSpec(abc.ABC, Generic[T]):
     observer: ClassVar[type[Observer]]
     turn: ClassVar[int] = 1
 
+    @property
+    def takes_blocks(self) -> bool:
+        """Whether it makes no difference, or little, to observers that channels lie together."""
+        return False
+
     @abc.abstractmethod
     def start(self) -> T:
         """An observer that has seen nothing."""

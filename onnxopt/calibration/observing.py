@@ -89,13 +89,17 @@ def observe(
         result.samples, result.digest = known.samples, known.digest
         return result
     watches = {name: TensorWatch(specs, skip_unobservable) for name, specs in missing.items()}
+    blocks = any(node.op_type == "Conv" for node in model.graph)
     try:
         with _observable(model, missing) as path:
             if isinstance(crew, Alone):
-                with Sweep(path, watches, worker or shared_worker(), threads) as sweep:
+                chosen = worker or shared_worker()
+                with Sweep(path, watches, chosen, threads, let_through=blocks) as sweep:
                     total = sweep.all_pieces(samples, on_step)
             else:
-                total = observed_by_crew(crew, path, samples, watches, threads, on_step)
+                total = observed_by_crew(
+                    crew, path, samples, watches, threads, on_step, let_through=blocks
+                )
     except SampleError as error:
         if not isinstance(samples, Portable) or not isinstance(error.sample, int):
             raise

@@ -37,6 +37,7 @@ class _Piece:
         watches: What to watch, by tensor name.
         threads: Threads for one operator.
         bound: What is known of the lots that count; see `Lots`.
+        let_through: See `Sweep`.
     """
 
     sweep: str
@@ -46,6 +47,7 @@ class _Piece:
     watches: Mapping[str, TensorWatch]
     threads: int
     bound: int
+    let_through: bool
 
     def read(self) -> Iterable[Feed]:
         """The samples."""
@@ -61,6 +63,8 @@ def observed_by_crew(
     watches: Mapping[str, TensorWatch],
     threads: int,
     on_step: Callable[[str], None],
+    *,
+    let_through: bool,
 ) -> Seen:
     """Run the model on samples and merge what is seen of the pieces in their order.
 
@@ -76,7 +80,7 @@ def observed_by_crew(
     total = Seen(0, 0, copy.deepcopy(dict(watches)))  # jobs take watches that have seen nothing
     count = samples.count() if isinstance(samples, Portable) else None
     on_step(step_text(0, count))
-    jobs = _jobs(samples, watches, threads)
+    jobs = _jobs(samples, watches, threads, let_through)
     for seen in crew.map(_observe, jobs, model=model):
         total.merge(seen.unpacked())
         on_step(step_text(total.samples, count))
@@ -84,21 +88,23 @@ def observed_by_crew(
 
 
 def _jobs(
-    samples: Iterable[Feed], watches: Mapping[str, TensorWatch], threads: int
+    samples: Iterable[Feed], watches: Mapping[str, TensorWatch], threads: int, let_through: bool
 ) -> Iterator[_Piece]:
     sweep = secrets.token_hex(8)
     if isinstance(samples, Portable) and samples.seekable:
         count = samples.count()
         bound = Lots().bound if count is None else bound_of(count)
         for start, stop in pieces(count):
-            yield _Piece(sweep, start, stop, samples, watches, threads, bound)
+            yield _Piece(sweep, start, stop, samples, watches, threads, bound, let_through)
         return
     coming, lots = iter(samples), Lots()
     for start, stop in pieces():
         feeds = list(itertools.islice(coming, stop - start))
         if not feeds:
             return
-        yield _Piece(sweep, start, start + len(feeds), feeds, watches, threads, lots.bound)
+        yield _Piece(
+            sweep, start, start + len(feeds), feeds, watches, threads, lots.bound, let_through
+        )
         for place in range(start, start + len(feeds)):
             lots.draw(place)
 
@@ -125,6 +131,6 @@ def _sweep(model: pathlib.Path | bytes, piece: _Piece) -> Sweep:
             return sweep
         sweep.close()
     worker = shared_worker(f"crew {threading.get_ident()}")
-    sweep = Sweep(model, piece.watches, worker, piece.threads)
+    sweep = Sweep(model, piece.watches, worker, piece.threads, let_through=piece.let_through)
     _current.sweep = (piece.sweep, sweep)
     return sweep

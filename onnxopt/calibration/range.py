@@ -34,7 +34,7 @@ class RangeObserver(Observer):
     def update(self, activation: Activation) -> None:  # noqa: D102
         low, high = activation.extremes
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self.elements += activation.values.size
+        self.elements += activation.numbers.size
         self.samples += 1
         self._sums.add((low, high))
 
@@ -75,6 +75,10 @@ class Range(ObserverSpec[RangeObserver]):
 
     kind: ClassVar[str] = "range"
     observer: ClassVar[type[Observer]] = RangeObserver
+
+    @property
+    def takes_blocks(self) -> bool:  # noqa: D102
+        return True
 
     def start(self) -> RangeObserver:  # noqa: D102
         return RangeObserver()

@@ -44,13 +44,16 @@ class RowsObserver(Observer):
     def update(self, activation: Activation) -> None:  # noqa: D102
         assert self.layer is not None, "observations from a file are not added to"
         _ = activation.extremes  # refuses what is not finite
-        lot, values = activation.lot, activation.values
+        lot, shape = activation.lot, activation.shape
         if lot is None or (len(self._kept) == DRAWN and lot > self._kept[-1][0]):
             return
         try:
-            size, columns = self.layer.row_size(values.shape), self.layer.columns(values.shape)
+            size, columns = self.layer.row_size(shape), self.layer.columns(shape)
             most = rows_of_a_sample(size, columns, self._per_sample, self._most_bytes)
-            part = self.layer.part(values, most, lot)
+            if self.layer.has_channels:
+                part = self.layer.part(activation.parted, most, lot)
+            else:
+                part = self.layer.part(activation.values, most, lot)
         except ValueError as error:
             raise UnobservableError(str(error)) from error
         self._keep([(lot, part.astype(np.float32, copy=False))])
@@ -137,6 +140,10 @@ class Rows(ObserverSpec[RowsObserver]):
     layer: LayerInput
     most_bytes: int = 1 << 20
     per_sample: int = 64
+
+    @property
+    def takes_blocks(self) -> bool:  # noqa: D102
+        return self.layer.has_channels
 
     def start(self) -> RowsObserver:  # noqa: D102
         return RowsObserver(self.layer, self.most_bytes, self.per_sample)

@@ -71,6 +71,8 @@ class Sweep:
         watches: What to watch, by name; of several objections to a sample the first one's is told.
         worker: Where to run it.
         threads: Threads for one operator.
+        let_through: Whether the runtime may have tensors in blocks of channels, which are then
+            watched as they are.
 
     Raises:
         RuntimeRefusalError: When the runtime does not take the model.
@@ -83,9 +85,14 @@ class Sweep:
         watches: Mapping[str, TensorWatch],
         worker: Worker,
         threads: int,
+        *,
+        let_through: bool,
     ) -> None:
         self._worker, self._watches = worker, watches
         self._info = worker.open(model, threads=threads)
+        if let_through:
+            takes = [name for name, watch in watches.items() if watch.takes_blocks]
+            worker.let_through(self._info.session, model, threads, takes)
         self._generation = worker.generation
 
     def __enter__(self) -> Sweep:

@@ -43,12 +43,18 @@ class TensorWatch:
     def _fresh(self) -> dict[ObserverSpec[Any], Observer]:
         return {spec: spec.start() for spec in self._specs}
 
-    def see(self, value: Any, lot: int | None) -> str | None:
+    @property
+    def takes_blocks(self) -> bool:
+        """Whether the tensor may be shown with channels that lie together."""
+        return all(spec.takes_blocks for spec in self._specs)
+
+    def see(self, value: Any, lot: int | None, block: int = 1) -> str | None:
         """Show the tensor of a sample to all observers; an empty one has nothing to show.
 
         Args:
             value: The tensor.
             lot: What the sample drew; see `onnxopt.calibration.lots`.
+            block: So many channels lie together; see `Activation`.
         """
         if self.given_up:
             return None
@@ -62,7 +68,7 @@ class TensorWatch:
         try:
             if not isinstance(value, np.ndarray):
                 raise UnobservableError("is no tensor")
-            activation = Activation(value, lot)
+            activation = Activation(value, lot, block)
             for observer in self._piece.values():
                 observer.update(activation)
         except UnobservableError as error:

@@ -11,7 +11,7 @@ import abc
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -23,7 +23,13 @@ Array = np.ndarray[Any, Any]
 
 @dataclasses.dataclass(frozen=True)
 class LayerInput(abc.ABC):
-    """The input of a linear layer as a matrix, or one for each group."""
+    """The input of a linear layer as a matrix, or one for each group.
+
+    Attributes:
+        has_channels: Whether it has channels, as its second axis.
+    """
+
+    has_channels: ClassVar[bool] = False
 
     @abc.abstractmethod
     def rows(self, array: Array, most: int | None = None) -> Array:
@@ -42,7 +48,8 @@ class LayerInput(abc.ABC):
         """A copy of a part of the array that holds some of the rows.
 
         Args:
-            array: The layer's input.
+            array: The layer's input; where it `has_channels` with these in two axes, outer and
+                inner ones.
             most: It should hold at most so many rows, spread over the array.
             seed: Which ones; a number of 64 bits.
 
@@ -138,6 +145,7 @@ class ConvolutionInput(LayerInput):
         groups: Groups of channels.
     """
 
+    has_channels: ClassVar[bool] = True
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
@@ -169,14 +177,16 @@ class ConvolutionInput(LayerInput):
             [channels, runs, *reach of all axes but the last, numbers in a run], for which neither
             the whole array is padded nor rows are laid out, which would take several times as long.
         """
-        plan = _runs(self, array.shape, most)
+        batch, outer, inner, *sizes = array.shape
+        plan = _runs(self, (batch, outer * inner, *sizes), most)
         first = (seed >> 32) % plan.firsts
         begin = seed % plan.begins * self.strides[-1] - plan.pads[-1]
+        shape = (outer, inner, plan.runs, *self.reach[:-1], plan.width)
+        flat = (outer * inner, *shape[2:])
         if plan.pointwise:
             step = plan.step * self.strides[0]
-            lines = array[0, :, first * self.strides[0] :: step, begin : begin + plan.width]
-            return lines[:, : plan.runs, None].copy()
-        shape = (array.shape[1], plan.runs, *self.reach[:-1], plan.width)
+            lines = array[0, :, :, first * self.strides[0] :: step, begin : begin + plan.width]
+            return lines[:, :, : plan.runs].copy().reshape(flat)
         part = np.zeros(shape, array.dtype)
         for run in range(plan.runs):
             left, starts = first + run * plan.step, [begin]
@@ -185,14 +195,14 @@ class ConvolutionInput(LayerInput):
                 starts.insert(0, place * self.strides[axis] - plan.pads[axis])
             source: list[slice] = []
             target: list[slice] = []
-            for start, length, size in zip(starts, part.shape[2:], array.shape[2:], strict=True):
+            for start, length, size in zip(starts, part.shape[3:], sizes, strict=True):
                 low, high = max(start, 0), max(min(start + length, size), 0)
                 source.append(slice(low, high))
                 target.append(slice(low - start, high - start))
-            there: Any = (slice(None), run, *target)
-            here: Any = (left, slice(None), *source)
+            there: Any = (slice(None), slice(None), run, *target)
+            here: Any = (left, slice(None), slice(None), *source)
             part[there] = array[here]
-        return part
+        return part.reshape(flat)
 
     def rows_of_part(self, part: Array) -> Array:  # noqa: D102
         bare = dataclasses.replace(self, pads=(0,) * len(self.pads), auto_pad="VALID")

@@ -25,6 +25,7 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
+from onnxopt.runtime.blocked import BlockedSession, blocked_session, keep_optimized
 from onnxopt.runtime.messages import Kernel, KernelTime, Port, SessionInfo, Watcher
 from onnxopt.runtime.profile_events import kernel_times
 
@@ -54,6 +55,7 @@ class Server:
     def __init__(self) -> None:
         self._sessions: dict[int, ort.InferenceSession] = {}
         self._watchers: dict[int, dict[str, Watcher]] = {}
+        self._blocked: dict[int, BlockedSession] = {}
         self._profile_folder = tempfile.TemporaryDirectory(prefix="onnxopt-profile-")
         self._next = 0
 
@@ -95,6 +97,7 @@ class Server:
         """Forget a session and those who watch it."""
         self._sessions.pop(session, None)
         self._watchers.pop(session, None)
+        self._blocked.pop(session, None)
 
     def run(self, session: int, feed: Mapping[str, Any]) -> list[Any]:
         """Run once and give all outputs."""
@@ -104,6 +107,21 @@ class Server:
         """Have inputs and outputs of a session looked at, by name, whenever `observe` runs it."""
         self._watchers[session] = dict(watchers)
 
+    def let_through(
+        self, session: int, model: str | bytes, threads: int, outputs: list[str]
+    ) -> None:
+        """Have `observe` show some outputs as they lie in memory, where that saves reordering them.
+
+        Args:
+            session: A session of the model, for nothing but `observe` from then on.
+            model: Its path, or its bytes.
+            threads: Threads for one operator.
+            outputs: Names of outputs that may be shown so.
+        """
+        found = blocked_session(model, threads, outputs)
+        if found is not None:
+            self._blocked[session], self._sessions[session] = found, found.session
+
     def observe(self, session: int, feed: Mapping[str, Any], lot: int | None) -> dict[str, str]:
         """Run once and show what comes out to the watchers, without sending it anywhere.
 
@@ -111,15 +129,19 @@ class Server:
             What watchers object to, by the name of what they watch.
         """
         watchers = self._watchers[session]
-        names = [each.name for each in self._sessions[session].get_outputs()]
         objections = {
             name: watchers[name].see(np.asarray(feed[name]), lot)
             for name in watchers
             if name in feed
         }
-        watched = [name for name in names if name in watchers]
-        for name, value in _outputs(self._sessions[session], watched, feed):
-            objections[name] = watchers[name].see(value, lot)
+        blocked = self._blocked.get(session)
+        asked = {} if blocked is None else blocked.asked
+        outputs = [each.name for each in self._sessions[session].get_outputs()]
+        watched = [name for name in outputs if asked.get(name, name) in watchers]
+        for given, value in _outputs(self._sessions[session], watched, feed):
+            name = asked.get(given, given)
+            block = blocked.block if blocked is not None and given in asked else 1
+            objections[name] = watchers[name].see(value, lot, block)
         return {name: text for name, text in objections.items() if text}
 
     def settle(self, session: int) -> dict[str, str]:
@@ -305,10 +327,7 @@ def _unwrap(value: ort.OrtValue) -> Any:
 def _keep_optimized(options: ort.SessionOptions, folder: str) -> str:
     """Have the graph that would run written to a folder; the path it will have."""
     path = os.path.join(folder, "model.onnx")
-    options.optimized_model_filepath = path
-    prefix = "session.optimized_model_external_initializers_"
-    options.add_session_config_entry(f"{prefix}file_name", "weights")
-    options.add_session_config_entry(f"{prefix}min_size_in_bytes", "1024")
+    keep_optimized(options, path)
     return path
 
 

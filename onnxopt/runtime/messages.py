@@ -65,12 +65,17 @@ class Kernel:
 class Watcher(Protocol):
     """Looks at one input or output of a model, run after run, inside the child process."""
 
-    def see(self, value: Any, lot: int | None) -> str | None:
+    @property
+    def takes_blocks(self) -> bool:
+        """Whether channels may lie together."""
+
+    def see(self, value: Any, lot: int | None, block: int = 1) -> str | None:
         """Look at what a run made of it, an array that is not to be kept.
 
         Args:
             value: The array.
             lot: What was given with the run.
+            block: So many channels lie together: memory is [N, C / block, ..., block].
 
         Returns:
             What is wrong with it, or None.

@@ -157,6 +157,22 @@ class Worker:
         """
         self._ask("watch", session=session, watchers=dict(watchers))
 
+    def let_through(
+        self, session: int, model: pathlib.Path | bytes, threads: int, outputs: Sequence[str]
+    ) -> None:
+        """Have `observe` show outputs as they lie in memory, where that saves reordering them.
+
+        Args:
+            session: A session of the model, for nothing but `observe` from then on.
+            model: Its path, or its bytes.
+            threads: Threads for one operator.
+            outputs: Names of the outputs whose watchers take blocks of channels.
+        """
+        source = model if isinstance(model, bytes) else os.path.abspath(model)
+        self._ask(
+            "let_through", session=session, model=source, threads=threads, outputs=list(outputs)
+        )
+
     def observe(
         self, session: int, feed: Mapping[str, Any], lot: int | None = None
     ) -> dict[str, str]:

@@ -146,11 +146,12 @@ def _assert_parts(layer: LayerInput, x: np.ndarray) -> None:
     known = _distinct(whole)
     assert layer.row_size(x.shape) == whole.shape[0] * whole.shape[2]
     assert layer.columns(x.shape) == whole.shape[2]
-    everything = layer.rows_of_part(layer.part(x, whole.shape[1], 2**64 - 5))
+    laid = x.reshape(len(x), 2, 2, *x.shape[2:]) if layer.has_channels else x
+    everything = layer.rows_of_part(layer.part(laid, whole.shape[1], 2**64 - 5))
     assert _distinct(everything) == known
     assert everything.shape == whole.shape
     for most, seed in ((1, 0), (4, 2**63 + 12345), (9, 98765 << 32)):
-        found = layer.rows_of_part(layer.part(x, most, seed))
+        found = layer.rows_of_part(layer.part(laid, most, seed))
         assert 1 <= found.shape[1] <= most
         assert len(_distinct(found)) > 0
         assert _distinct(found) <= known
