@@ -3,13 +3,15 @@
 Usage::
 
     python -m benchmarks.calibration DATA cost       # seconds and memory by number of samples
-    python -m benchmarks.calibration DATA pace       # one sample, paired with plain inference
+    python -m benchmarks.calibration DATA pace       # one sample, paired with plain inference,
+                                                     # of lite0-folded and minilm
     python -m benchmarks.calibration DATA fidelity   # the same nodes quantized, other ranges
     python -m benchmarks.calibration DATA page       # only the tables
 
 DATA is the folder of the files that `benchmarks.quantization_data` reads. The model is
 efficientnet-lite0 without BatchNorm after onnxopt's exact passes; all look at the same tensors, the
-inputs and outputs of Conv and Gemm, and read the same samples one by one. Results go to
+inputs and outputs of Conv and Gemm, and read the same samples one by one; "default" is all that
+`quantize` looks at, rows to round weights by among it. Results go to
 ``benchmarks/results/calibration.json``, tables to ``docs/calibration.md``.
 """
 
@@ -23,12 +25,15 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnxopt.passes.infer_shapes import InferShapes
+from onnxopt.passes.quantize.observing import requests_for
+from onnxopt.passes.quantize.smoothing import smoothing_sites
 
 from benchmarks import calibration_page
 from benchmarks.processes import measure
@@ -47,12 +52,14 @@ from onnxopt.calibration import (
     observe,
     ranges,
 )
+from onnxopt.calibration.lots import DRAWN
 from onnxopt.calibration.recovery import corrected_bias, recovered_integers
 from onnxopt.model import from_proto, load, save, to_proto
 from onnxopt.numerics.grids import UINT8, Grid, grid_over
 from onnxopt.numerics.layer_inputs import LayerInput
 from onnxopt.numerics.weight_scales import absmax_scales, round_to_nearest
 from onnxopt.pass_manager import PassManager, parse_pipeline
+from onnxopt.regions import Product, products
 from onnxopt.runtime.statistics import ratio
 from onnxopt.runtime.worker import Worker
 
@@ -65,6 +72,7 @@ _MODEL = "lite0-folded"
 _OPERATORS = ("Conv", "Gemm")
 _COUNTS = {
     "plain": (16, 32, 128, 512),
+    "onnxopt default": (16, 32, 128, 512),
     "onnxopt": (16, 32, 128),
     "onnxopt fused": (16, 32, 128, 512),
     "MinMax": (16, 32, 128),
@@ -72,8 +80,12 @@ _COUNTS = {
     "Entropy": (16, 32),
 }
 _LIMIT_SECONDS = 600
-#: Samples for the pace, each seen twice.
-_PACED = 40
+#: Samples for the pace, each seen twice, and what is observed of which model.
+_PACED = 48
+_PACES = {
+    "lite0-folded": ("onnxopt default", "onnxopt", "onnxopt fused"),
+    "minilm": ("onnxopt default",),
+}
 _CALIBRATED, _JUDGED = range(32), range(32, 96)
 
 
@@ -146,8 +158,7 @@ def _one(method: str, count: int, data: pathlib.Path) -> dict[str, Any]:
         elif method.startswith("onnxopt"):
             with Worker() as worker:
                 model = load(path)
-                tensors = _fused(model) if method.endswith("fused") else _tensors(model)
-                observe(model, samples(), dict.fromkeys(tensors, _BASIC), worker=worker)
+                observe(model, samples(), _requests(method, model), worker=worker)
         else:
             _peer_ranges(method, path, samples())
         seconds = time.perf_counter() - start - reading
@@ -156,13 +167,21 @@ def _one(method: str, count: int, data: pathlib.Path) -> dict[str, Any]:
 
 
 def _pace(data: pathlib.Path, results: Results) -> None:
-    """Observing a sample against running it, in turn, in one process."""
-    model, samples = _prepared(), list(feeds(_MODEL, data, range(_PACED)))
+    """Observing a sample against running it, in turn, in one process.
+
+    Rows are kept of `DRAWN` samples: of all of the first ones, later of few.
+    """
+    for name, methods in _PACES.items():
+        _pace_of(name, methods, data, results)
+
+
+def _pace_of(name: str, methods: tuple[str, ...], data: pathlib.Path, results: Results) -> None:
+    model, samples = _prepared(name), list(feeds(name, data, range(_PACED)))
     with tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder, Worker() as worker:
         path = pathlib.Path(folder) / "model.onnx"
         save(model, path)
         plain = worker.open(path).session
-        for method, tensors in (("onnxopt", _tensors(model)), ("onnxopt fused", _fused(model))):
+        for method in methods:
             times: tuple[list[float], list[float]] = [], []
 
             def paced(times: tuple[list[float], list[float]] = times) -> Iterator[Feed]:
@@ -174,17 +193,30 @@ def _pace(data: pathlib.Path, results: Results) -> None:
                     times[0].append(middle - start)
                     times[1].append(time.perf_counter() - middle)
 
-            observe(model, paced(), dict.fromkeys(tensors, _BASIC), worker=worker)
-            found = ratio(times[1], times[0])
-            results[f"pace/{method}"] = dataclasses.asdict(found)
-            print(method, results[f"pace/{method}"], flush=True)
+            observe(model, paced(), _requests(method, model), worker=worker)
+            for part, chosen in (("first", slice(DRAWN)), ("later", slice(DRAWN, None))):
+                key = f"pace/{name}/{method}/{part}"
+                results[key] = dataclasses.asdict(ratio(times[1][chosen], times[0][chosen]))
+                print(key, results[key], flush=True)
 
 
 _BASIC: tuple[ObserverSpec[Any], ...] = (Range(), Histogram())
 
 
-def _prepared() -> ir.Model:
-    model = load(model_path(_MODEL))
+def _requests(method: str, model: ir.Model) -> Mapping[str, Sequence[ObserverSpec[Any]]]:
+    """What is looked at, by tensor."""
+    if method == "onnxopt default":
+        InferShapes()(model)
+        found = [each for each in products(model.graph) if isinstance(each, Product)]
+        requests: Mapping[str, Sequence[ObserverSpec[Any]]]
+        requests = requests_for(model, found, smoothing_sites(model), "medium")
+        return requests
+    tensors = _fused(model) if method.endswith("fused") else _tensors(model)
+    return dict.fromkeys(tensors, _BASIC)
+
+
+def _prepared(name: str = _MODEL) -> ir.Model:
+    model = load(model_path(name))
     PassManager(parse_pipeline("exact")).run(model)
     return model
 

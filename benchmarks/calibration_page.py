@@ -13,6 +13,7 @@ __all__ = ["write"]
 _PAGE = pathlib.Path(__file__).parents[1] / "docs" / "calibration.md"
 _NAMES = {
     "plain": "plain inference",
+    "onnxopt default": "onnxopt, all that quantization looks at",
     "onnxopt": "onnxopt, all of these tensors",
     "onnxopt fused": "onnxopt, inputs of layers only",
 }
@@ -71,12 +72,15 @@ def _table(lines: Sequence[Sequence[str]]) -> str:
 
 def _pace(results: Results) -> str:
     """How much longer a sample takes than plain inference, paired."""
-    said = []
-    for method, name in _NAMES.items():
-        row = results.get(f"pace/{method}")
-        if row is not None:
-            said.append(f"{name} {row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f})")
-    return f"\n\nTime of a sample over that of plain inference, paired: {'; '.join(said)}."
+    lines = [["time of a sample, plain inference 1", "of the first 32", "of later ones"]]
+    rows = [key.split("/")[1:] for key in results if key.startswith("pace/")]
+    for model, method in dict.fromkeys((row[0], row[1]) for row in rows if len(row) == 3):
+        cells = []
+        for part in ("first", "later"):
+            row = results[f"pace/{model}/{method}/{part}"]
+            cells.append(f"{row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f})")
+        lines.append([f"{model}: {_NAMES[method]}", *cells])
+    return f"\n\n{_table(lines)}" if len(lines) > 1 else ""
 
 
 def _machine() -> str:

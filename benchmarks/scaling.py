@@ -28,20 +28,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnxopt.passes.quantize.observing import requests_for
+from onnxopt.passes.quantize.smoothing import smoothing_sites
 
 from benchmarks import scaling_page
 from benchmarks.results import Results
 from benchmarks.zoo import model_path
-from onnxopt.calibration import (
-    Gram,
-    Histogram,
-    Observations,
-    ObserverSpec,
-    Range,
-    Rows,
-    layer_input,
-    observe,
-)
+from onnxopt.calibration import Observations, observe
 from onnxopt.data import FeedRequest, FeedSource
 from onnxopt.model import load
 from onnxopt.parallel import ALONE, Crew
@@ -59,8 +52,6 @@ _MODELS = ("digits", "lite0-folded", "minilm", "ocr-cls", "ocr-rec", "ocr-det")
 _SHARED, _SAMPLES, _ROUNDS = "lite0-folded", 512, 3
 #: The cost of one sample comes from passes over so many and so many more.
 _FEW, _MANY = 32, 96
-#: Rows of a sample that go into Gram matrices.
-_GRAM_ROWS = 128
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -209,20 +200,11 @@ def _observed(
     crew: Crew,
     worker: Worker | None = None,
 ) -> Observations:
-    """What quantization looks at: ranges and histograms, and what layers read, row by row."""
-    requests: dict[str, list[ObserverSpec[Any]]] = {}
-    for product in found:
-        for value in (product.activation, product.output):
-            requests.setdefault(value.name or "", [Range(), Histogram()])
-        layer = layer_input(product.node)
-        if layer is None:
-            continue
-        asked = requests[product.activation.name or ""]
-        asked += [spec for spec in (Rows(layer), Gram(layer, _GRAM_ROWS)) if spec not in asked]
+    """What quantization looks at by default."""
     return observe(
         model,
         samples,
-        requests,
+        requests_for(model, found, smoothing_sites(model), "medium"),
         worker=worker or shared_worker(),
         crew=crew,
         skip_unobservable=True,

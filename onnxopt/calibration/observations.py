@@ -90,7 +90,8 @@ class Observations:
     def merge(self, other: Observations) -> Observations:
         """What one pass over the samples of both would have seen.
 
-        Extremes, counts, sums and kept rows are exactly so; Gram matrices to rounding.
+        Extremes, counts and sums are exactly so, Gram matrices to rounding. Of the rows of both
+        those with the least lots are kept; one pass would have drawn others.
 
         Raises:
             CalibrationError: When the two are not of the same tensors of the same model.

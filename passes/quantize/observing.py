@@ -27,7 +27,14 @@ from .readings import FEW_ROWS, Reading, reading_of, rows_to_round_by
 from .recovery import gram_layers, recovered
 from .smoothing import DividedInput
 
-__all__ = ["RangeChoice", "numbers_for", "observations_for", "ranges_for", "sizes_of"]
+__all__ = [
+    "RangeChoice",
+    "numbers_for",
+    "observations_for",
+    "ranges_for",
+    "requests_for",
+    "sizes_of",
+]
 
 #: All that was seen, or what the products that read a tensor are best served with.
 RangeChoice = Literal["min-max", "consumers"]
@@ -38,9 +45,24 @@ def observations_for(
     model: ir.Model, found: Sequence[Product], smoothing: Sequence[Site], bench: Workbench
 ) -> Observations:
     """One pass over the samples for every tensor that a plan may quantize, or even out."""
+    return observe(
+        model,
+        bench.calibration,
+        requests_for(model, found, smoothing, bench.effort),
+        worker=bench.worker,
+        crew=bench.crew,
+        threads=bench.threads,
+        on_step=bench.on_step,
+    )
+
+
+def requests_for(
+    model: ir.Model, found: Sequence[Product], smoothing: Sequence[Site], effort: Effort
+) -> _Requests:
+    """What calibration looks at, by the name of the tensor."""
     requests: _Requests = {name: [Extremes(), Histogram()] for name in _tensors(model.graph, found)}
     wanted: _Requests = {product.activation.name or "": [] for product in found}
-    for product in gram_layers(found, bench.effort):
+    for product in gram_layers(found, effort):
         wanted[product.activation.name or ""].append(rows_to_round_by(product))
     for name, (layer, _) in _consumers(found).items():
         wanted[name].append(Rows(layer))
@@ -49,15 +71,7 @@ def observations_for(
     for name, specs in wanted.items():
         if name in requests:
             requests[name].extend(_without_fewer(specs))
-    return observe(
-        model,
-        bench.calibration,
-        requests,
-        worker=bench.worker,
-        crew=bench.crew,
-        threads=bench.threads,
-        on_step=bench.on_step,
-    )
+    return requests
 
 
 def _without_fewer(specs: Sequence[ObserverSpec[Any]]) -> list[ObserverSpec[Any]]:

@@ -14,7 +14,9 @@ from onnxopt.passes.quantize.trials import Trials, Workshop, name_nodes
 from onnxopt.passes.quantize.weights import Weights, quantize_weights
 
 import onnxopt
-from onnxopt.calibration import GramObserver
+from onnxopt.calibration import Rows, RowsObserver
+from onnxopt.calibration.activation import Activation
+from onnxopt.calibration.lots import lot_of
 from onnxopt.model import from_proto
 from onnxopt.numerics.gram import relative_output_error
 from onnxopt.numerics.layer_inputs import ProductInput
@@ -30,9 +32,11 @@ def _array(*shape: int, scale: float = 0.3) -> np.ndarray:
     return (RNG.standard_normal(shape) * scale).astype(np.float32)
 
 
-def _seen(rows: np.ndarray) -> GramObserver:
-    found = GramObserver(ProductInput(), len(rows), 1 << 12)
-    found._add((rows.T @ rows)[None], rows.sum(axis=0)[None], len(rows))
+def _seen(rows: np.ndarray) -> RowsObserver:
+    found = Rows(ProductInput()).start()
+    for place, sample in enumerate(np.split(rows, 8)):
+        found.update(Activation(sample, lot_of(place)))
+    assert len(found.rows) == len(rows)
     return found
 
 
@@ -48,7 +52,7 @@ def _readings(*weights: np.ndarray) -> dict[int, Reading]:
         assert isinstance(product, Product)
         rows = (_array(200, 4) @ _array(4, 12) + 0.1 * _array(200, 12)).astype(np.float64)
         seen = _seen(rows)
-        readings[number] = Reading(product, (-1.0, 1.0), seen, seen.mean)
+        readings[number] = Reading(product, (-1.0, 1.0), seen, seen.rows.mean(axis=0))
     return readings
 
 
