@@ -54,6 +54,7 @@ _LOCATIONS = {
     "sparsify": "sparsify:Sparsify",
     "quantize": "quantize:Quantize",
     "quantize-weights": "quantize_weights:QuantizeWeights",
+    "shorten-names": "shorten_names:ShortenNames",
     "decode-weights": "decode_weights:DecodeWeights",
     "compact-weights": "compact_weights:CompactWeights",
 }
