@@ -1,9 +1,10 @@
 """Recurrent layers with constant weights, and which of them a runtime has in 8 bits.
 
 ONNX Runtime's CPU provider has one kernel, ``DynamicQuantizeLSTM``: int8 weights, a scale for each
-row of a gate, and inputs and states that are quantized as it runs, with a range of their own at
-each step. It knows all directions, peepholes, initial states, lengths of sequences and activations
-that LSTM does. There is no such kernel for GRU and RNN.
+row of a gate, and uint8 inputs, with the range of all inputs of a run, and states, with a range of
+their own at each step (``rnn_helpers.cc``, ``ComputeGemm``). It knows all directions, peepholes,
+initial states, lengths of sequences and activations that LSTM does. There is no such kernel for GRU
+and RNN.
 """
 
 from __future__ import annotations

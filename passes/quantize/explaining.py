@@ -43,7 +43,7 @@ _UNWISE: Mapping[str, str] = {
     "Erf": "8 bits around it would undo the runtime's fused GELU",
     "LayerNormalization": "there is no 8-bit kernel, and it needs the precision",
 }
-_RECURRENT = "8-bit weights, and the range of each step's own input and state"
+_RECURRENT = "8-bit weights, the range of each run's own inputs and of each step's own state"
 _CONCAT = "joins values that are not all in 8 bits, or that need scales of their own"
 
 

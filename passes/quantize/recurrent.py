@@ -1,4 +1,4 @@
-"""LSTM with 8-bit weights, whose inputs and states are quantized at each step of each run.
+"""LSTM with 8-bit weights, whose inputs and states are quantized as it runs.
 
 The kernel multiplies as MatMul does, inputs and states by [in, gates] weights, so the same weights
 are safe from saturation (see `weights`).

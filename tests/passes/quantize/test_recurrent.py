@@ -240,7 +240,9 @@ def test_the_pass_quantizes_a_model_of_an_lstm_alone(tmp_path: pathlib.Path) -> 
     operators, refusals, told = _optimized(_lstm(), tmp_path, "quantize")
     assert operators == ["DynamicQuantizeLSTM"]
     assert refusals == {}
-    assert told["y"] == "8-bit weights, and the range of each step's own input and state"
+    assert told["y"] == (
+        "8-bit weights, the range of each run's own inputs and of each step's own state"
+    )
 
 
 @pytest.mark.parametrize(
