@@ -252,18 +252,24 @@ def prepared(net: nn.Module, seed: int = 0) -> nn.Module:
     return net.eval()
 
 
-def prune_half(net: Any) -> None:
+def prune_half(net: Any, *, depthwise: bool = True) -> None:
     """Set half of the filters of each layer to zero, as `torch.nn.utils.prune` does.
 
     Layers whose outputs meet in additions get the mask of the first of them.
+
+    Args:
+        net: The net.
+        depthwise: Whether depthwise convolutions are pruned with what they read; else they make
+            borders of the constants there.
     """
     for layers in net.shared():
         prune.ln_structured(layers[0], "weight", amount=0.5, n=2, dim=0)
         dead = ~layers[0].weight_mask.flatten(1).any(dim=1)
         prune.remove(layers[0], "weight")
         for layer in layers[1:]:
-            with torch.no_grad():
-                layer.weight[dead] = 0
+            if depthwise or layer.groups == 1:
+                with torch.no_grad():
+                    layer.weight[dead] = 0
 
 
 def silence(net: nn.Module) -> None:

@@ -242,12 +242,16 @@ def _gain(results: Results) -> None:
 
     from benchmarks.channel_nets import MobileNet, ResNet50, export, prepared, prune_half
 
-    for name, make in (("resnet50-like", ResNet50), ("mobilenet-like", MobileNet)):
+    for name, make, depthwise in (
+        ("resnet50-like", ResNet50, True),
+        ("mobilenet-like", MobileNet, True),
+        ("mobilenet-like, depthwise kept", MobileNet, False),
+    ):
         if f"gain/{name}" in results:
             continue
         torch.manual_seed(0)
         net = prepared(make())
-        prune_half(net)
+        prune_half(net, depthwise=depthwise)
         with tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder:
             given, plain, folded = (
                 pathlib.Path(folder) / f"{each}.onnx" for each in ("given", "plain", "folded")
