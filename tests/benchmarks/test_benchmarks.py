@@ -207,3 +207,32 @@ def test_what_scaling_observes(tmp_path: pathlib.Path) -> None:
 
 
 _WEIGHTS = {"w": np.ones((4, 3), np.float32)}
+
+
+def test_the_ablation_measures_what_is_missing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import ablation
+    from tests.training import models
+
+    teacher = models.balanced(models.convolutional(16))
+    paths = models.write(tmp_path, teacher=teacher)
+    paths["data"].rename(tmp_path / "test.npz")
+    inputs = np.tile(models.images(), (2, 1, 1, 1))
+    labels = run(teacher, {"image": inputs})[0].argmax(axis=1)
+    np.savez(tmp_path / "train.npz", image=inputs, label=labels)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("amount = 0.5\n[distill.training]\nsteps = 30\npatience = 0\nlearning-rate = 0.02\n")
+    monkeypatch.setattr(ablation, "_TEACHER", paths["teacher"])
+    monkeypatch.setattr(ablation, "_RECIPE", recipe)
+    command = [str(tmp_path), "--work", str(tmp_path / "work"), "--seeds", "0"]
+    ablation.main([*command, "--trainings", "both"])
+    found = results.Results("ablation")
+    assert set(found) == {"original", "pruned", "pruned/int8", "both/0", "both/0/int8"}
+    assert found["original"]["correct"] == found["original"]["images"] == 300
+    assert found["pruned"]["correct"] < found["both/0"]["correct"]
+    assert found["both/0"]["steps"] == 30
+    monkeypatch.setattr(ablation, "_TEACHER", tmp_path / "gone.onnx")
+    ablation.main([*command, "--trainings", "both"])  # nothing is measured twice
+    written = ablation.table(found)
+    assert "| the teacher | 100.00% |" in written
