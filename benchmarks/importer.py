@@ -7,7 +7,8 @@ Usage::
     python -m benchmarks.importer --page     # only the tables
 
 Each model is run at two batch sizes and compared with ONNX Runtime; a step of SGD is taken, and the
-weights are written back. Training steps are timed beside the networks that models come from.
+weights are written back. Training steps, and steps of the distillation loop, are timed beside the
+networks that models come from.
 """
 
 from __future__ import annotations
@@ -38,9 +39,17 @@ _HERE = pathlib.Path(__file__).parent
 _ENVIRONMENT = _HERE / ".importer-peers"
 _PEERS = ("onnx2torch", "onnx2pytorch")
 _TOOLS = ("onnxopt", *_PEERS)
-_MODELS = (*(name for name, model in REGISTRY.items() if model.packages), "fashion_mnist")
-_FASHION_MNIST = _HERE.parent / "models" / "fashion_mnist"
+_EXAMPLES_FOLDER = _HERE.parent / "models"
+#: Examples that are kept with the project; all take images of 28 by 28 pixels.
+_EXAMPLES = {
+    "fashion_mnist": _EXAMPLES_FOLDER / "fashion_mnist" / "fashion_mnist.onnx",
+    "fashion_resnet": _EXAMPLES_FOLDER / "fashion_resnet" / "teacher.onnx",
+    "fashion_resnet-int8": _EXAMPLES_FOLDER / "fashion_resnet" / "small.onnx",
+}
+_MODELS = (*(name for name, model in REGISTRY.items() if model.packages), *_EXAMPLES)
 _LIMIT_SECONDS = 600
+#: Steps beside those of the native network: of plain SGD, and of the loop that distills.
+_LOOPS = {"training": "benchmarks.importer_training", "distilling": "benchmarks.distill_training"}
 _BATCHES = (2, 3)
 
 
@@ -58,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
                 _measure(results, f"{name}/{tool}", chosen.fresh, _import_row(name, tool))
         everything = chosen.models == _MODELS and chosen.tools == _TOOLS
         for name in PAIRS if everything else ():
-            _measure(results, f"{name}/training", chosen.fresh, _training_row(name))
+            for what, program in _LOOPS.items():
+                _measure(results, f"{name}/{what}", chosen.fresh, _training_row(name, program))
     print(table(results))
 
 
@@ -88,11 +98,11 @@ def _import_row(name: str, tool: str) -> Callable[[], dict[str, Any]]:
 
 
 def _path(name: str) -> pathlib.Path:
-    return _FASHION_MNIST / "fashion_mnist.onnx" if name == "fashion_mnist" else model_path(name)
+    return _EXAMPLES[name] if name in _EXAMPLES else model_path(name)
 
 
 def _feeds(name: str, batch: int) -> dict[str, Any]:
-    if name != "fashion_mnist":
+    if name not in _EXAMPLES:
         return example_feeds(name, batch, seed=batch)
     pixels = np.random.default_rng(batch).uniform(0, 1, (batch, 1, 28, 28))
     return {"image": pixels.astype(np.float32)}
@@ -209,9 +219,9 @@ def _answer(command: list[str]) -> dict[str, Any]:
     return answer
 
 
-def _training_row(name: str) -> Callable[[], dict[str, Any]]:
+def _training_row(name: str, module: str) -> Callable[[], dict[str, Any]]:
     def measure() -> dict[str, Any]:
-        program = [sys.executable, "-m", "benchmarks.importer_training", name]
+        program = [sys.executable, "-m", module, name]
         seconds = _answer([*program, "time"])
         peaks = {side: _answer([*program, side]) for side in ("native", "ours")}
         return {"seconds": seconds, **{f"{side}_peak": each for side, each in peaks.items()}}
@@ -228,14 +238,15 @@ def table(results: Results) -> str:
         for tool in ("onnxopt", *_PEERS):
             if (row := results.get(f"{name}/{tool}")) is not None:
                 lines.append(_import_line(name, tool, row))
-    lines += [
-        "",
-        "| model | native, s a step | imported | ratio | peak, native | imported | ratio |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name in PAIRS:
-        if (row := results.get(f"{name}/training")) is not None:
-            lines.append(_training_line(name, row))
+    for what, ours in (("training", "imported"), ("distilling", "distilling")):
+        lines += [
+            "",
+            f"| model | native, s a step | {ours} | ratio | peak, native | {ours} | ratio |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for name in PAIRS:
+            if (row := results.get(f"{name}/{what}")) is not None:
+                lines.append(_training_line(name, row))
     return "\n".join(lines)
 
 

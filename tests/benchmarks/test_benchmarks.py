@@ -222,7 +222,8 @@ def test_the_ablation_measures_what_is_missing(
     labels = run(teacher, {"image": inputs})[0].argmax(axis=1)
     np.savez(tmp_path / "train.npz", image=inputs, label=labels)
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text("amount = 0.5\n[distill.training]\nsteps = 30\npatience = 0\nlearning-rate = 0.02\n")
+    loop = "steps = 30\npatience = 0\nlearning-rate = 0.02"
+    recipe.write_text(f"amount = 0.5\n[distill.training]\n{loop}\n")
     monkeypatch.setattr(ablation, "_TEACHER", paths["teacher"])
     monkeypatch.setattr(ablation, "_RECIPE", recipe)
     command = [str(tmp_path), "--work", str(tmp_path / "work"), "--seeds", "0"]
