@@ -12,6 +12,7 @@ from onnxopt.cli.failures import reports_failures
 from onnxopt.cli.option_groups import OptionGroup, takes_option_groups
 from onnxopt.cli.options import (
     BudgetOptions,
+    CrewOptions,
     Labels,
     Model,
     Output,
@@ -80,6 +81,7 @@ def compress(
     budget: BudgetOptions,
     threads: Threads = None,
     seconds: Seconds = None,
+    crew: CrewOptions,
     reports: ReportOptions,
 ) -> None:
     """Prune, distill, quantize and distill again, until the target is met within the budget.
@@ -92,7 +94,7 @@ def compress(
     reports.check(model, output)
     from onnxopt.compress import compress as run
 
-    given = {"target": aim.target(), "threads": threads, "seconds": seconds}
+    given = {"target": aim.target(), "threads": threads, "seconds": seconds, **crew.given()}
     settings = _settings(recipe, given, budget, labels, epochs)
     with progress(reports.is_silent) as on_step:
         result = run(model, output, data, settings, on_step=on_step)

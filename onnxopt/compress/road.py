@@ -330,6 +330,8 @@ class _Road:
             budget=budget or Budget(min_sqnr=None, min_agreement=None),
             threads=self.settings.threads,
             seconds=self.settings.seconds,
+            workers=self.settings.workers,
+            scheduler=self.settings.scheduler,
             goal="size" if self.settings.target.of == "size" else "latency",
             external_data=self.settings.external_data,
         )
@@ -405,9 +407,9 @@ def _budget_text(budget: Budget) -> str:
 
 
 def _mark(path: pathlib.Path, data: pathlib.Path, settings: CompressSettings) -> str:
-    """What a compression was started with."""
+    """What a compression was started with, as far as it bears on the result."""
     files = sorted(data.glob("*.npz")) if data.is_dir() else [data]
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    plain = dataclasses.replace(settings, budget=Budget())
+    plain = dataclasses.replace(settings, budget=Budget(), workers=1, scheduler=None)
     facts = plain, _budget_text(settings.budget), os.path.abspath(data), stats
     return fingerprint(path, bytes_on_disk(path), environment(settings.threads), *facts)

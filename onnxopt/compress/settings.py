@@ -53,6 +53,9 @@ class CompressSettings:
         attempts: How often the road may be walked, with less pruning each time.
         threads: Threads for running, timing and training.
         seconds: Time for one comparison of speed.
+        workers: Processes that observe samples and try out candidates while a pass prunes or
+            quantizes; the result is the same.
+        scheduler: Address of a dask scheduler, whose workers do so instead.
         external_data: Weights beside the result: as the original has them, always, or never.
     """
 
@@ -68,4 +71,6 @@ class CompressSettings:
     attempts: int = 2
     threads: int = 1
     seconds: float = 1.0
+    workers: int = 1
+    scheduler: str | None = None
     external_data: ExternalData = "auto"

@@ -260,3 +260,23 @@ def test_to_aim_quantization_takes_few_samples(
     run(paths)
     assert any(each.effort == "low" for each in asked)
     assert 32 <= counts["low"] <= 128 < counts["medium"]
+
+
+def test_workers_share_the_passes_and_do_not_make_another_compression(
+    paths: dict[str, pathlib.Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxopt.compress import road
+
+    asked: list[tuple[int, str | None]] = []
+    alone = optimize
+
+    def spied(source: Any, target: Any, settings: Any, **options: Any) -> Any:
+        asked.append((settings.workers, settings.scheduler))
+        return alone(source, target, dataclasses.replace(settings, workers=1), **options)
+
+    monkeypatch.setattr(road, "optimize", spied)
+    shared = dataclasses.replace(FAST, workers=2)
+    run(paths, shared)
+    assert set(asked) == {(2, None)}
+    marks = {road._mark(paths["teacher"], paths["data"], each) for each in (FAST, shared)}
+    assert len(marks) == 1
