@@ -144,8 +144,8 @@ def _rules() -> dict[str, ShapeRule]:
     groups: dict[ShapeRule, str] = {
         _same: """Softmax LogSoftmax Hardmax LayerNormalization RMSNormalization GroupNormalization
             BatchNormalization InstanceNormalization LpNormalization MeanVarianceNormalization LRN
-            Dropout CumSum CumProd Trilu QuantizeLinear DequantizeLinear Scatter ScatterElements
-            ScatterND ReverseSequence RotaryEmbedding""",
+            Dropout CumSum CumProd Trilu QuantizeLinear DequantizeLinear DynamicQuantizeLinear
+            Scatter ScatterElements ScatterND ReverseSequence RotaryEmbedding""",
         _batch: """Conv ConvTranspose MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool
             GlobalLpPool ConvInteger QLinearConv""",
         _reduction: """ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2

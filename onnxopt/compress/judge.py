@@ -103,13 +103,25 @@ class Judge:
         return ratio(samples[0], samples[1]), latency(samples[1]).median
 
     def left(self, path: pathlib.Path, speed: Ratio | None = None) -> float:
-        """What is left of the quantity that the target is about, as a share of the original's."""
+        """What is left of the quantity that the target is about, as a share of the original's.
+
+        Multiply-accumulates that cannot be counted are taken for all of the original's.
+        """
         match self._settings.target.of:
             case "size":
                 return bytes_on_disk(path) / self.bytes
             case "macs":
-                return _macs(path, self.typical) / _macs(self.path, self.typical)
+                return self._macs_left(path)
         return 1 / (speed or self.speed(path)[0]).median
+
+    def _macs_left(self, path: pathlib.Path) -> float:
+        before, after = (_macs(each, self.typical) for each in (self.path, path))
+        if not before:
+            raise OptionError(
+                f"the multiply-accumulates of {self.path} cannot be counted: aim at latency or "
+                "size instead"
+            )
+        return 1.0 if after is None else after / before
 
     def _race(self, path: pathlib.Path) -> list[list[float]]:
         return race(
@@ -137,16 +149,8 @@ def _size(feed: Feed) -> int:
     return sum(int(np.size(array)) for array in feed.values())
 
 
-def _macs(path: pathlib.Path, feed: Feed) -> int:
-    """Multiply-accumulates of one run on a feed.
-
-    Raises:
-        OptionError: When shapes are not known well enough to count them.
-    """
+def _macs(path: pathlib.Path, feed: Feed) -> int | None:
+    """Multiply-accumulates of one run on a feed; None when not all shapes are known."""
     shapes = {name: tuple(np.shape(array)) for name, array in feed.items()}
-    found = inspect_model(load(path), shapes=shapes).macs_number
-    if not found:
-        raise OptionError(
-            f"the multiply-accumulates of {path} cannot be counted: aim at latency or size instead"
-        )
-    return found
+    found = inspect_model(load(path), shapes=shapes)
+    return None if found.unknown_macs else found.macs_number

@@ -21,6 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxopt.op_traits import Trait, has_trait, is_standard
+from onnxopt.training.batch_statistics import follows_batches
 from onnxopt.training.grids import WeightGrid
 from onnxopt.training.stored import stored
 from onnxopt.traversal import all_graphs, all_nodes, bodies
@@ -79,12 +80,10 @@ def constants(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def statistics(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Running means and variances of BatchNormalization."""
+    """Running means and variances of BatchNormalization, where they follow batches."""
     for node in all_nodes(graph):
-        if node.op_type == "BatchNormalization" and is_standard(node):
-            for value in node.inputs[3:5]:
-                if value is not None and stored(value) is not None:
-                    yield value
+        if follows_batches(node):
+            yield from (value for value in node.inputs[3:5] if value is not None)
 
 
 def scales(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -98,9 +97,22 @@ def scales(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def weights(graph: ir.Graph) -> list[ir.Value]:
-    """The weights of a graph, in the order in which the model holds them."""
+    """The weights of a graph, in the order in which the model holds them.
+
+    What is a mean or variance as well, such as a scale of ones, is none: it would change both.
+    """
     roles = _Roles(graph)
-    return [value for value in dict.fromkeys(constants(graph)) if roles.is_weight(value)]
+    held = {
+        value
+        for node in all_nodes(graph)
+        if node.op_type == "BatchNormalization" and is_standard(node)
+        for value in node.inputs[3:5]
+    }
+    return [
+        value
+        for value in dict.fromkeys(constants(graph))
+        if value not in held and roles.is_weight(value)
+    ]
 
 
 class _Roles:

@@ -44,6 +44,15 @@ def cost(text: str, shapes: dict[str, tuple[int, ...]] | None = None) -> tuple[s
             "4*b*s*s",
         ),
         ("g (float[5] x, float[5] z) => (float y) { y = MatMul(x, z) }", "5"),
+        # behind integers that are quantized while it runs, of a length that only symbols tell
+        (
+            """g (float[b, s, 4] x, int8[4, 5] w) => (int32[b, s, 5] y) {
+                shape = Shape(x)
+                same = Reshape(x, shape)
+                q, scale, zero = DynamicQuantizeLinear(same)
+                y = MatMulInteger(q, w) }""",
+            "20*b*s",
+        ),
         # 4 gates x 7 hidden, 6 inputs
         (
             """g (float[t, b, 6] x, float[1, 28, 6] w, float[1, 28, 7] r) => (float[t, 1, b, 7] y) {

@@ -280,3 +280,21 @@ def test_workers_share_the_passes_and_do_not_make_another_compression(
     assert set(asked) == {(2, None)}
     marks = {road._mark(paths["teacher"], paths["data"], each) for each in (FAST, shared)}
     assert len(marks) == 1
+
+
+def test_what_cannot_be_counted_counts_as_everything(
+    paths: dict[str, pathlib.Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxopt.compress import judge
+
+    count = judge._macs
+
+    def unsure(path: pathlib.Path, feed: Any) -> int | None:
+        return count(path, feed) if path == paths["teacher"] else None
+
+    monkeypatch.setattr(judge, "_macs", unsure)
+    report = run(paths, dataclasses.replace(FAST, amount=0.3, attempts=1))
+    assert {stage.left for stage in report.stages} == {1.0}
+    monkeypatch.setattr(judge, "_macs", lambda path, feed: None)
+    with pytest.raises(OptionError, match="cannot be counted: aim at latency or size"):
+        run(paths)

@@ -311,6 +311,23 @@ class TestBatchNormalization:
         module.eval()(x)
         assert torch.equal(module.weights["mean"], before)
 
+    @pytest.mark.parametrize(
+        "inputs",
+        [
+            "x ones beta mean ones",  # a scale that is a variance, too
+            "x gamma beta zeros ones",  # a scale and a shift, and no statistics
+        ],
+    )
+    def test_is_a_scale_and_shift_where_there_are_no_statistics(self, inputs: str) -> None:
+        held = {**STATISTICS, "ones": np.ones(3, np.float32), "zeros": np.zeros(3, np.float32)}
+        used = {name: array for name, array in held.items() if name in inputs.split()}
+        proto = model((node("BatchNormalization", inputs, "y"),), used)
+        module = import_model(from_proto(proto), batch_statistics=True).train()
+        assert_like_the_runtime(proto, module, floats(4, 3, 5, 5))
+        module(torch.from_numpy(floats(4, 3, 5, 5))).square().mean().backward()
+        assert all(each.grad is not None for each in module.parameters())
+        assert not {"mean", "zeros"} & set(module.weights)
+
 
 class TestProgram:
     def test_activations_work_in_place_where_nobody_else_reads(self) -> None:

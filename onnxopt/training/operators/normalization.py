@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from onnxopt.training.batch_statistics import follows_batches
 from onnxopt.training.node_view import Builder, Call, NodeView
 
 __all__ = ["BUILDERS"]
@@ -23,7 +24,7 @@ def _batch_normalization(node: NodeView) -> Call:
     """gamma (x - mean) / sqrt(variance + epsilon) + beta, with the running mean and variance.
 
     When the module trains with batch statistics, those of the batch are taken and the running ones
-    follow: running * momentum + batch * (1 - momentum).
+    follow: running * momentum + batch * (1 - momentum); see `follows_batches` for where they do.
     """
     epsilon = node.float_attribute("epsilon", 1e-5)
     momentum = node.float_attribute("momentum", 0.9)
@@ -58,11 +59,11 @@ def _batch_normalization(node: NodeView) -> Call:
         bias: Tensor,
         mean: Tensor,
         variance: Tensor,
-        training: bool,
+        training: bool = False,
     ) -> Tensor:
         return torch.batch_norm(x, scale, bias, mean, variance, training, follow, epsilon, False)
 
-    return Call(normalize, (*inputs, node.training))
+    return Call(normalize, (*inputs, node.training) if follows_batches(node.node) else inputs)
 
 
 def _layer_normalization(node: NodeView) -> Call:
