@@ -35,7 +35,7 @@ import onnx
 from benchmarks import quantization_data, saturation_page
 from benchmarks.quantization_recipes import static_u8s8
 from benchmarks.results import Results
-from benchmarks.saturation_kernels import KERNELS, SCHEMES, Case, case, feeds_of, weights_of
+from benchmarks.saturation_kernels import NAMES, cases
 from benchmarks.saturation_worker import run
 from benchmarks.zoo import model_path
 
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not chosen.page:
         if shutil.which(EMULATOR[0]) is None:
             parser.error(f"{EMULATOR[0]} is not there; Debian and Ubuntu have it in qemu-user")
-        if chosen.fresh or not all(f"kernel/{name}" in results for name in KERNELS):
+        if chosen.fresh or not all(f"kernel/{name}" in results for name in NAMES):
             results.update(kernel_rows())
         for name in chosen.models:
             if f"model/{name}" in results and not chosen.fresh:
@@ -81,28 +81,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 def kernel_rows() -> dict[str, dict[str, Any]]:
     """How far every kernel is from exact results, by scheme and level, in steps."""
-    cases: dict[tuple[str, str], Case] = {}
+    rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place)
-        for kernel in KERNELS.values():
-            for scheme in SCHEMES:
-                weights = weights_of(kernel, scheme)
-                if weights is None:
-                    continue
-                file = folder / f"{len(cases):04}.onnx"
-                cases[kernel.name, scheme] = case(kernel, weights)
-                onnx.save(cases[kernel.name, scheme].model, file)
-                np.savez(file.with_suffix(".npz"), x=feeds_of(kernel))
+        made = list(cases())
+        for index, (_, _, each, feeds) in enumerate(made):
+            onnx.save(each.model, folder / f"{index:04}.onnx")
+            np.savez(folder / f"{index:04}.npz", x=feeds)
         target = _emulate(folder)
-        rows: dict[str, dict[str, Any]] = {}
-        for index, ((name, kind), each) in enumerate(cases.items()):
+        for index, (name, scheme, each, feeds) in enumerate(made):
             onnx.save(each.exact, folder / "exact.onnx")
-            (exact,) = run(folder / "exact.onnx", {"x": feeds_of(KERNELS[name])}, "disabled")
+            (exact,) = run(folder / "exact.onnx", {"x": feeds}, "disabled")
             found = {}
             for level in ("default", "disabled"):
-                made = np.load(folder / f"{index:04}.{level}.npz")["0"]
-                found[level] = round(float(np.abs(made - exact).max()) / each.step, 3)
-            rows.setdefault(f"kernel/{name}", {"target": target})[kind] = found
+                result = np.load(folder / f"{index:04}.{level}.npz")["0"]
+                found[level] = round(float(np.abs(result - exact).max()) / each.step, 3)
+            rows.setdefault(f"kernel/{name}", {"target": target})[scheme] = found
     return rows
 
 

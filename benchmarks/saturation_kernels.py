@@ -15,7 +15,7 @@ them, which is not how kernels multiply.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -27,12 +27,24 @@ from onnxopt.passes.quantize.lowering import lower
 from onnxopt.passes.quantize.numbers import Numbers
 from onnxopt.passes.quantize.parameters import for_range
 from onnxopt.passes.quantize.plan import Mode, Plan
+from onnxopt.passes.quantize.recurrent import RecurrentWeights
 from onnxopt.passes.quantize.weights import Weights, pair_order, pairs_are_safe
 
 from onnxopt.model import from_proto, to_proto
-from onnxopt.regions import Product, products
+from onnxopt.regions import Product, Recurrence, products, recurrences
 
-__all__ = ["KERNELS", "SCHEMES", "Case", "Kernel", "Scheme", "case", "feeds_of", "weights_of"]
+__all__ = [
+    "KERNELS",
+    "NAMES",
+    "SCHEMES",
+    "Case",
+    "Kernel",
+    "Scheme",
+    "case",
+    "cases",
+    "feeds_of",
+    "weights_of",
+]
 
 Array = np.ndarray[Any, Any]
 Scheme = Literal["eight", "seven", "pair-safe", "channels first"]
@@ -136,6 +148,24 @@ KERNELS: Mapping[str, Kernel] = {
 }
 
 
+_LSTM = "LSTM, dynamic"
+_UNITS, _INPUTS = 12, 33
+#: All kernels, in the order of tables.
+NAMES = (*KERNELS, _LSTM)
+
+
+def cases() -> Iterator[tuple[str, Scheme, Case, Array]]:
+    """Every kernel with every scheme that says something of it, and what to feed it."""
+    for kernel in KERNELS.values():
+        for scheme in SCHEMES:
+            weights = weights_of(kernel, scheme)
+            if weights is not None:
+                yield kernel.name, scheme, case(kernel, weights), feeds_of(kernel)
+    for scheme in SCHEMES:
+        if scheme != "channels first":
+            yield _LSTM, scheme, *_recurrence(scheme)
+
+
 def weights_of(kernel: Kernel, scheme: Scheme) -> Array | None:
     """int8 weights, in the layout of the kernel; None where the scheme says nothing new of it."""
     magnitudes = np.full(kernel.weights, _HALF if scheme == "seven" else _MOST, np.int8)
@@ -198,6 +228,34 @@ def case(kernel: Kernel, numbers: Array) -> Case:
     numbers_of = Numbers(False, ranges, {product.key: weights})
     lower(model, Plan({product.key: kernel.mode}), numbers_of)
     return Case(to_proto(model), exact, for_range(*ranges["y"]).scale)
+
+
+def _recurrence(scheme: Scheme) -> tuple[Case, Array]:
+    """An LSTM whose inputs are all the largest; states, which it makes itself, are smaller."""
+    found = []
+    for inputs in (_INPUTS, _UNITS):
+        shape = (inputs, 4 * _UNITS)
+        numbers = weights_of(Kernel("", "MatMul(x, w)", shape, (1, inputs)), scheme)
+        assert numbers is not None
+        # Sums within 1, where sigmoid and tanh tell them apart.
+        scales = np.full(shape[1], 1 / (_MOST * inputs), np.float32)
+        found.append(Weights(numbers, scales, 1))
+    exact = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 17]>'
+        f" g (float[4, 2, {_INPUTS}] x) => (float[4, 1, 2, {_UNITS}] y)"
+        f" {{ y = LSTM<hidden_size={_UNITS}>(x, w, r) }}"
+    )
+    for name, weights in zip("wr", found, strict=True):
+        stored = np.ascontiguousarray(weights.dequantized().T[None])
+        exact.graph.initializer.append(numpy_helper.from_array(stored, name))
+    model = from_proto(exact)
+    InferShapes()(model)
+    (layer,) = (each for each in recurrences(model.graph) if isinstance(each, Recurrence))
+    both = RecurrentWeights((found[0],), (found[1],))
+    numbers_of = Numbers(False, {}, {}, recurrent={layer.key: both})
+    lower(model, Plan({layer.key: Mode.DYNAMIC}), numbers_of)
+    # Results are within -1 and 1.
+    return Case(to_proto(model), exact, 1 / 255), np.ones((1, 4, 2, _INPUTS), np.float32)
 
 
 def _float_model(kernel: Kernel, weights: Array) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ import json
 import pathlib
 
 from benchmarks.results import FOLDER, Results
-from benchmarks.saturation_kernels import KERNELS
+from benchmarks.saturation_kernels import NAMES
 
 __all__ = ["write"]
 
@@ -26,7 +26,7 @@ def write(results: Results) -> None:
 def _kernels(results: Results) -> str:
     lines = ["| kernel | pair-safe | 7 bits | 8 bits | safe pairs as the model lays them out |"]
     lines.append("| --- | --- | --- | --- | --- |")
-    for name in KERNELS:
+    for name in NAMES:
         row = results.get(f"kernel/{name}")
         if row is None:
             continue

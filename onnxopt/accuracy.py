@@ -38,6 +38,8 @@ __all__ = [
 #: Two-sided 95 % quantile of the normal distribution.
 _Z = 1.959964
 #: Rows of probabilities add up to 1 within this.
+#: A row of so many unbounded numbers is taken for the scores of classes.
+_CLASSES = 5
 _SUM_TOLERANCE = 1e-3
 #: Scores above this are a yes.
 _THRESHOLD = 0.5
@@ -51,13 +53,14 @@ class Agreement:
 
     Attributes:
         kind: ``top-1``: the largest along the last axis (or, in a map of probabilities, along the
-            axis that adds up to 1); ``threshold``: which side of one half; ``equal``: whole numbers
-            or texts.
+            axis that adds up to 1); ``largest``: the same of a few unbounded numbers, which may as
+            well be measures of several things as scores of classes; ``threshold``: which side of
+            one half; ``equal``: whole numbers or texts.
         same: Decisions that are the same.
         total: Decisions that were compared.
     """
 
-    kind: Literal["top-1", "threshold", "equal"]
+    kind: Literal["top-1", "largest", "threshold", "equal"]
     same: int
     total: int
 
@@ -77,9 +80,14 @@ class Agreement:
         scale = 1 + _Z**2 / count
         return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
+    @property
+    def noun(self) -> str:
+        """What is the same, in the plural."""
+        return "largest scores" if self.kind == "largest" else "decisions"
+
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, with the share and its interval."""
-        facts = dataclasses.asdict(self)
+        """As plain data, with what it is of, the share and its interval."""
+        facts = {**dataclasses.asdict(self), "noun": self.noun}
         return {**facts, "fraction": self.fraction, "interval": list(self.interval)}
 
     def falls_short_of(self, wanted: float) -> bool:
@@ -220,8 +228,9 @@ class Budget:
                 and agreement.falls_short_of(self.min_agreement)
             ):
                 return (
-                    f"output '{each.output}' decides as the original in {agreement.same:,} of "
-                    f"{agreement.total:,} cases, below the budget of {self.min_agreement:.1%}"
+                    f"output '{each.output}' has {agreement.same:,} of {agreement.total:,} "
+                    f"{agreement.noun} as the original, below the budget of "
+                    f"{self.min_agreement:.1%}"
                 )
         score = found.score
         if score is not None and not score.after >= score.before - self.max_drop:
@@ -319,7 +328,7 @@ def _mismatch(lefts: Sequence[Array], rights: Sequence[Array]) -> str:
     return ""
 
 
-_Kind = tuple[Literal["top-1", "threshold", "equal"], int]
+_Kind = tuple[Literal["top-1", "largest", "threshold", "equal"], int]
 
 
 def decision_kind(arrays: Sequence[Array]) -> _Kind | None:
@@ -327,7 +336,8 @@ def decision_kind(arrays: Sequence[Array]) -> _Kind | None:
 
     Non-negative numbers that add up to 1 along an axis are probabilities, numbers between 0 and 1
     are scores against a threshold, a row of unbounded numbers for each sample is logits, unless all
-    rows have length 1, as normalized embeddings have. Anything else is no decision.
+    rows have length 1, as normalized embeddings have; which of a few is the largest is looked at,
+    and not called a decision. Anything else is no decision.
     """
     if not arrays:
         return None
@@ -348,7 +358,8 @@ def decision_kind(arrays: Sequence[Array]) -> _Kind | None:
             [np.linalg.norm(array.astype(np.float64), axis=1) for array in arrays]
         )
         if not np.allclose(lengths, 1.0, atol=_SUM_TOLERANCE):
-            return "top-1", -1
+            fewest = min(array.shape[1] for array in arrays)
+            return "top-1" if fewest >= _CLASSES else "largest", -1
     return None
 
 
@@ -360,7 +371,7 @@ def _are_probabilities(array: Array, axis: int) -> bool:
 
 def _decide(array: Array, kind: _Kind) -> Array:
     name, axis = kind
-    if name == "top-1":
+    if name in ("top-1", "largest"):
         return np.asarray(array.argmax(axis=axis))
     return array > _THRESHOLD if name == "threshold" else array
 

@@ -17,7 +17,7 @@ from onnxopt.traversal import all_nodes, root_graphs
 
 __all__ = ["Birth", "births", "fates"]
 
-_GONE = "computed no more: other passes folded it, fused it into others or found it needless"
+_GONE = "computed no more: folded, fused into others or needless"
 _CONSTANT = "a constant"
 
 

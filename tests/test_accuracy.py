@@ -54,8 +54,8 @@ def test_infinity_of_the_other_sign_is_another_answer() -> None:
 
 
 def test_logits_decide_by_the_largest() -> None:
-    one = [np.array([[1.0, 3.0, 2.0]], np.float32)] * 4
-    other = [*one[:3], np.array([[4.0, 3.0, 2.0]], np.float32)]
+    one = [np.array([[1.0, 3.0, 2.0, 0.0, -1.0]], np.float32)] * 4
+    other = [*one[:3], np.array([[4.0, 3.0, 2.0, 0.0, -1.0]], np.float32)]
     agreement = _compare(one, other).agreement
     assert agreement == Agreement("top-1", 3, 4)
 
@@ -81,6 +81,22 @@ def test_whole_numbers_and_texts_are_equal_or_not() -> None:
     assert found.agreement == Agreement("equal", 2, 3)
     assert found.sqnr_db == math.inf
     assert _compare([np.array(["a"])], [np.array(["b"])]).agreement == Agreement("equal", 0, 1)
+
+
+def test_a_few_unbounded_numbers_are_not_called_decisions() -> None:
+    """Three measures of speech look like the scores of three classes."""
+    rows = [np.array([[3.5, 4.1, 3.2]], np.float32), np.array([[2.5, 1.1, -3.2]], np.float32)]
+    (few,) = fidelity([[row] for row in rows], [[row] for row in rows], ["y"]).outputs
+    assert few.agreement is not None
+    assert few.agreement.noun == "largest scores"
+    wide = [np.concatenate([row, row - 9], axis=1) for row in rows]
+    (many,) = fidelity([[row] for row in wide], [[row] for row in wide], ["y"]).outputs
+    assert many.agreement is not None
+    assert many.agreement.noun == "decisions"
+    flipped = [[row[:, ::-1]] for row in rows]
+    (turned,) = fidelity([[row] for row in rows], flipped, ["y"]).outputs
+    assert turned.agreement is not None
+    assert turned.agreement.same == 1
 
 
 def test_normalized_embeddings_and_feature_maps_are_no_decisions() -> None:

@@ -128,7 +128,7 @@ def _fidelity(found: Fidelity) -> str:
     if (agreement := found.agreement) is not None:
         low, high = agreement.interval
         parts.append(
-            f"{agreement.same:,} of {agreement.total:,} decisions the same "
+            f"{agreement.same:,} of {agreement.total:,} {agreement.noun} the same "
             f"({low:.1%} to {high:.1%})"
         )
     if found.score is not None:

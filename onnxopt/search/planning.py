@@ -330,8 +330,12 @@ class _Search:
         if not self._finding.choices:
             return self._finding.reason
         if not known or min(known) <= 0:
-            return "leaving it alone is faster"
-        return f"alone it takes the output to {-10 * math.log10(min(known)):.1f} dB"
+            return "the model is faster with it in float"
+        decibels, budget = -10 * math.log10(min(known)), self._bench.budget.min_sqnr
+        words = f"treated, it alone would take the output to {decibels:.1f} dB"
+        if budget is not None and decibels < budget:
+            return f"{words}, below the budget of {budget:g} dB"
+        return f"{words}, and others save more time for their noise"
 
 
 def _key(plan: Choices) -> tuple[tuple[str, str], ...]:

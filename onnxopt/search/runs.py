@@ -180,7 +180,7 @@ class Runs:
             if not all(isinstance(each, np.ndarray) for each in scores):
                 continue
             kind = decision_kind(scores)
-            if kind is None or kind[0] != "top-1":
+            if kind is None or kind[0] not in ("top-1", "largest"):
                 continue
             flips = expected_flips(
                 scores[: len(expected)],

@@ -25,26 +25,25 @@ _FLOAT = "float"
 _MODES: Mapping[Mode, str] = {
     Mode.STATIC: "8 bits in and out, ranges from calibration",
     Mode.STATIC_INPUT: "8 bits in, float out, ranges from calibration",
-    Mode.DYNAMIC: "8 bits in, float out, the range of each run's own input",
+    Mode.DYNAMIC: "8 bits in, float out, ranges of each run's own input",
 }
 _FOLLOWERS: Mapping[FollowerKind, str] = {
     FollowerKind.PASS: "moves 8-bit numbers",
     FollowerKind.COMPUTE: "between 8-bit layers, and has an 8-bit kernel",
     FollowerKind.HARD_SIGMOID: "an 8-bit addition that saturates",
     FollowerKind.HARD_SWISH: "an 8-bit addition that saturates, and an 8-bit product",
-    FollowerKind.AFFINE: "no kernel at all: scale and zero point of the same numbers change",
+    FollowerKind.AFFINE: "costs nothing: scale and zero point of the same numbers change",
 }
 #: Why what is computed by these is never quantized, where that is not for want of a kernel.
 _UNWISE: Mapping[str, str] = {
-    "Softmax": "its 8-bit kernel is slower than leaving 8 bits for it",
-    "AveragePool": "its 8-bit kernel is slower than leaving 8 bits for it",
-    "LeakyRelu": "its 8-bit kernel is slower than leaving 8 bits for it",
+    "Softmax": "its 8-bit kernel is slower than the float one",
+    "AveragePool": "its 8-bit kernel is slower than the float one",
+    "LeakyRelu": "its 8-bit kernel is slower than the float one",
     "Gelu": "8 bits inside it would undo the runtime's fused kernel",
     "Erf": "8 bits around it would undo the runtime's fused GELU",
     "LayerNormalization": "there is no 8-bit kernel, and it needs the precision",
 }
 _RECURRENT = "8-bit weights, the range of each run's own inputs and of each step's own state"
-_CONCAT = "joins values that are not all in 8 bits, or that need scales of their own"
 
 
 def treatments(
@@ -139,7 +138,7 @@ def _of_product(
         yield (
             product.clamp.node,
             (
-                (_INT8, f"the range of '{layer}' ends where it cuts")
+                (_INT8, f"costs nothing: the range of '{layer}' ends where it cuts")
                 if cut
                 else (_FLOAT, f"behind '{layer}', which gives floats")
             ),
@@ -162,13 +161,10 @@ def _of_other(node: ir.Node, territory: Territory, reasons: Mapping[str, str]) -
         return "", "quantized already"
     clamp = territory.clamp_of(node)
     if clamp is not None:
-        return _INT8, "the range of what it reads ends where it cuts"
-    if follower(node) is not None:
-        return _FLOAT, (
-            _CONCAT
-            if node.op_type == "Concat"
-            else "not all that it reads is in 8 bits, or nothing behind it wants 8 bits"
-        )
+        return _INT8, "costs nothing: the range of what it reads ends where it cuts"
+    possible = follower(node)
+    if possible is not None:
+        return _FLOAT, territory.why_float(possible)
     if node.op_type in _UNWISE and is_standard(node):
         return _FLOAT, _UNWISE[node.op_type]
     if not is_standard(node):

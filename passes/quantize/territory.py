@@ -6,6 +6,7 @@ import math
 
 import onnx_ir as ir
 
+from onnxopt.layers import layer_name
 from onnxopt.regions import Clamp, Follower, FollowerKind, Product, clamp_after, follower, products
 
 from .numbers import Divided, Numbers, Range
@@ -74,6 +75,18 @@ class Territory:
     def clamp_of(self, node: ir.Node) -> Clamp | None:
         """The clamp that a node is, if saturation stands for it."""
         return next((clamp for clamp in self._clamps.values() if clamp.node is node), None)
+
+    def why_float(self, found: Follower) -> str:
+        """Why a node that could be in 8 bits is not."""
+        for at in found.activations:
+            value = found.node.inputs[at]
+            if value is not None and value not in self._narrow:
+                source = value.producer()
+                name = f"'{value.name}', an input" if source is None else f"'{layer_name(source)}'"
+                return f"reads {name}, which gives floats"
+        if not self._is_wanted(self.effective(found.node.outputs[0])):
+            return "reads 8 bits, but nothing behind it computes in 8 bits"
+        return "reads 8 bits, but no zero point of 8 bits stands for what it adds"
 
     def parameters(self, value: ir.Value) -> Parameters:
         """Scale and zero point of a value.

@@ -55,7 +55,8 @@ def _cost(document: _Facts) -> str:
         parts = [f"{decibels_text(fidelity['sqnr_db'])} signal to noise at the worst output"]
         agreement = fidelity.get("agreement")
         if agreement is not None:
-            parts.append(f"{agreement['fraction']:.1%} of decisions the same")
+            noun = agreement.get("noun", "decisions")
+            parts.append(f"{agreement['fraction']:.1%} of {noun} the same")
         return f"{', '.join(parts)}, on {fidelity['samples']:,} samples."
     if not document["verified"]:
         return "not known, since outputs were not compared."
@@ -127,7 +128,8 @@ def _answers(document: _Facts) -> tuple[str, str, str]:
         low, high = agreement["interval"]
         return (
             f"{agreement['fraction']:.1%}",
-            f"of {agreement['total']:,} decisions the same ({low:.1%} to {high:.1%}), {samples}",
+            f"of {agreement['total']:,} {agreement.get('noun', 'decisions')} the same "
+            f"({low:.1%} to {high:.1%}), {samples}",
             "good",
         )
     if not document["verified"]:

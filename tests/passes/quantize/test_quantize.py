@@ -224,7 +224,8 @@ def test_every_node_is_explained(tmp_path: pathlib.Path) -> None:
     assert all(each.reason for each in told.values())
     assert told["first"].precision == told["second"].precision == "int8"
     assert told["sum"].precision == "float"  # nothing but a float product is behind it
-    assert "nothing behind it wants 8 bits" in told["sum"].reason
+    assert told["sum"].reason == "reads 8 bits, but nothing behind it computes in 8 bits"
+    assert told["add"].reason == "the runtime has no 8-bit kernel for it"
     assert "ends where it cuts" in told["cut"].reason
     assert told["kept"].precision == "float"
     assert told["kept"].reason == "it is to stay float"
