@@ -24,25 +24,33 @@ __all__ = ["groups", "joint_decoders"]
 
 
 def groups(values: Sequence[ir.Value], most_bytes: int) -> list[tuple[ir.Value, ...]]:
-    """Initializers that may be stored together: the smallest, each group of one type and graph.
+    """Initializers that may be stored together: the smallest, each group of one kind.
+
+    Those of a group are in one graph, of one type, and half and more of each is the same element.
 
     Args:
         values: Initializers.
         most_bytes: How many bytes may be stored together in all, as they are when decoded.
     """
 
-    def kind(value: ir.Value) -> tuple[int, int]:
-        assert value.const_value is not None
-        return id(value.graph), int(value.const_value.dtype)
-
     by_size = sorted(values, key=_nbytes)
     sums = itertools.accumulate(map(_nbytes, by_size))
     small = {value for value, total in zip(by_size, sums, strict=True) if total <= most_bytes}
-    alike: dict[tuple[int, int], list[ir.Value]] = {}
+    alike: dict[Hashable, list[ir.Value]] = {}
     for value in values:
-        if value in small:
-            alike.setdefault(kind(value), []).append(value)
+        if value in small and (kind := _kind(value)) is not None:
+            alike.setdefault(kind, []).append(value)
     return [tuple(group) for group in alike.values()]
+
+
+def _kind(value: ir.Value) -> Hashable:
+    """What tensors that are stored together have in common; None for one that is not sparse."""
+    assert value.const_value is not None
+    flat = np.ascontiguousarray(value.const_value.numpy()).reshape(-1)
+    sparse = sparse_vector(flat)
+    if sparse.where.size * 2 > flat.size:
+        return None
+    return id(value.graph), flat.dtype, sparse.background.tobytes()
 
 
 def joint_decoders(

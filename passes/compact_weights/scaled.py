@@ -57,7 +57,8 @@ def scaled(tensor: Array) -> Scaled | None:
         if steps.size < len(channels):
             continue
         scales = steps.reshape([-1 if each == axis else 1 for each in range(tensor.ndim)])
-        integers = np.rint(tensor / scales).astype(np.int8)
+        with np.errstate(invalid="ignore"):  # of NaN, which is found to be none below
+            integers = np.rint(tensor / scales).astype(np.int8)
         if np.array_equal(as_bits(integers.astype(np.float32) * scales), as_bits(tensor)):
             return Scaled(integers, scales)
     return None

@@ -546,6 +546,30 @@ def test_scaled_tensors_are_stored_together_with_scales_of_their_own() -> None:
     assert_same_weights(after, arrays)
 
 
+def test_tensors_with_other_frequent_numbers_are_stored_apart() -> None:
+    proto, arrays = several(4)
+    for name, zero in (("w1", np.nan), ("w3", -0.0)):
+        arrays[name][arrays[name] == 0] = zero
+    del proto.graph.initializer[1:]
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
+    after, _ = apply(proto, f"{COMPACT}{{min-bytes=0}}")
+    splits = [node for node in after.graph if node.op_type == "Split"]
+    assert [len(node.outputs) for node in splits] == [2]
+    assert_same_weights(to_proto(after), arrays)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_not_a_number_among_scaled_ones_is_no_matter() -> None:
+    array = on_grid((40, 50), 127, 0)
+    array[3] = np.nan
+    after, _ = compact(model(array))
+    assert_same_weight(after, array)
+    array[3, 1:] = 0.5
+    assert_same_weight(compact(model(array))[0], array)
+
+
 def test_only_so_much_is_stored_together() -> None:
     proto, arrays = several(6)
     sizes = sorted(array.nbytes for array in arrays.values())
