@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import onnx_ir as ir
+from onnxopt.passes.lift_constants import LiftConstants
 
 from onnxopt.errors import OnnxoptError
 
@@ -23,6 +24,9 @@ class OpsetError(OnnxoptError):
 
 def raise_opset(model: ir.Model, least: int = PER_CHANNEL_OPSET) -> bool:
     """Convert a model in place to at least this opset.
+
+    What were attributes may be inputs then; such constants become initializers, as `lift-constants`
+    would have made them had they been there before.
 
     Returns:
         Whether it had to be.
@@ -46,4 +50,5 @@ def raise_opset(model: ir.Model, least: int = PER_CHANNEL_OPSET) -> bool:
             f"the model of opset {model.opset_imports.get('', 0)} cannot be converted to {least}, "
             f"which {_NEEDED[least >= BLOCKS_OPSET]} need"
         )
+    LiftConstants()(model)
     return True

@@ -86,6 +86,34 @@ def test_a_quantized_model_is_left_as_it_is(source: pathlib.Path) -> None:
     assert reasons == ["the model is quantized already"]
 
 
+def test_a_converted_model_has_nothing_left_to_clear_away(source: pathlib.Path) -> None:
+    # Axes are an attribute of Squeeze before opset 13, and an input since.
+    model = parse(
+        """
+        <ir_version: 7, opset_import: ["" : 11]>
+        g (float[N, 3, 16, 16] x) => (float[N, 5] y) {
+            a = Conv(x, w1)
+            r = Relu(a)
+            p = GlobalAveragePool(r)
+            f = Squeeze<axes=[2, 3]>(p)
+            y = Gemm(f, w2)
+        }
+        """,
+        {
+            "w1": (RNG.standard_normal((32, 3, 5, 5)) * 0.2).astype(np.float32),
+            "w2": (RNG.standard_normal((32, 5)) * 0.2).astype(np.float32),
+        },
+    )
+    onnx.save(model, source)
+    first, second = source.with_name("first.onnx"), source.with_name("second.onnx")
+    passes, budget = "exact,quantize", Budget(min_agreement=None)
+    assert _optimize(source, first, passes=passes, budget=budget).changed
+    assert onnx.load(first).opset_import[0].version >= 13
+    assert "Constant" not in _operators(first)
+    assert not _optimize(first, second, passes=passes, budget=budget).changed
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_what_the_budget_does_not_allow_stays_float(source: pathlib.Path) -> None:
     target = source.with_name("out.onnx")
     report = _optimize(source, target, budget=Budget(min_sqnr=150.0))
