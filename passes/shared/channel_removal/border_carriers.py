@@ -26,7 +26,7 @@ Numbers = NDArray[np.float64]
 
 #: What a combination may differ by, and how large it may be, as multiples of the channel: its
 #: rounding is so many times that of the runtime.
-_RESIDUAL, _LARGEST = 1e-6, 64.0
+_RESIDUAL, _LARGEST = 1e-6, 16.0
 
 
 @dataclasses.dataclass(frozen=True)
