@@ -430,7 +430,7 @@ class _Run:
     ) -> DistillReport:
         """Write the result beside its place, judge that very file, and move it there."""
         if result.rate_trials:
-            self.notes.append(told(result.rate_trials))
+            self.notes.append(told(result.rate_trials, result.before.score.loss))
         if result.stopped:
             self.notes.append(f"Training stopped: {result.stopped}.")
         if result.failed:

@@ -64,16 +64,24 @@ def best_rate(trials: Sequence[RateTrial]) -> float:
     return min(trials, key=lambda trial: (_ranked(trial.loss), trial.rate)).rate
 
 
-def told(trials: Sequence[RateTrial]) -> str:
-    """What was tried and chosen, in a sentence."""
+def told(trials: Sequence[RateTrial], before: float) -> str:
+    """What was tried and chosen, in a sentence.
+
+    Args:
+        trials: The trials.
+        before: The held-out loss before any training.
+    """
     tried = ", ".join(
         f"{trial.loss:.4g} with {trial.rate:g}"
         for trial in sorted(trials, key=lambda trial: trial.rate)
     )
-    return (
+    text = (
         f"The learning rate {best_rate(trials):g} was chosen by short trials, by the held-out loss "
-        f"after each: {tried}."
+        f"after each: {tried}"
     )
+    if all(not trial.loss < before for trial in trials):
+        return f"{text}; it was {before:.4g} before, so none of them helped in so few steps."
+    return f"{text}; {before:.4g} before."
 
 
 def _ranked(loss: float) -> float:
