@@ -12,12 +12,13 @@ from onnxopt.model.light import light_proto
 from onnxopt.model.loading import bytes_on_disk, from_proto, load, states_no_inner_shape
 from onnxopt.model.mapping import let_go_of_pages
 from onnxopt.model.output_shapes import prove_shape, proven_shape
-from onnxopt.model.protos import META_SPARSE, external_files
+from onnxopt.model.protos import META_SPARSE, META_SPARSE_COUNT, external_files
 from onnxopt.model.saving import ExternalData, StagedModel, copy, save, stage, to_proto
 from onnxopt.model.zipping import zipped_bytes
 
 __all__ = [
     "META_SPARSE",
+    "META_SPARSE_COUNT",
     "ExternalData",
     "Interface",
     "StagedModel",

@@ -18,6 +18,7 @@ from onnxopt.model.interface import Interface
 from onnxopt.model.protos import (
     META_EXTERNAL,
     META_INTERFACE,
+    META_SPARSE_COUNT,
     META_TRAINING,
     META_VALUE_INFO,
     Contents,
@@ -69,6 +70,8 @@ def from_proto(proto: onnx.ModelProto) -> ir.Model:
 
 
 def _from_proto(proto: onnx.ModelProto, contents: Contents) -> ir.Model:
+    sparse = sum(node.op_type == "Constant" for node, _ in contents.sparse)
+    sparse += sum(len(graph.sparse_initializer) for graph in contents.graphs)
     normal = _normalized(proto, contents)
     if normal is not proto:
         proto, contents = normal, survey(normal)
@@ -78,6 +81,7 @@ def _from_proto(proto: onnx.ModelProto, contents: Contents) -> ir.Model:
         info.name for holder in [*contents.graphs, *proto.functions] for info in holder.value_info
     )
     model.meta[META_EXTERNAL] = tuple(external_locations(contents.tensors))
+    model.meta[META_SPARSE_COUNT] = sparse
     model.meta[META_TRAINING] = tuple(proto.training_info)
     return model
 

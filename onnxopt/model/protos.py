@@ -12,6 +12,7 @@ __all__ = [
     "META_EXTERNAL",
     "META_INTERFACE",
     "META_SPARSE",
+    "META_SPARSE_COUNT",
     "META_TRAINING",
     "META_VALUE_INFO",
     "Contents",
@@ -27,6 +28,8 @@ META_INTERFACE = "onnxopt.interface"
 META_VALUE_INFO = "onnxopt.value_info"
 META_EXTERNAL = "onnxopt.external"
 META_TRAINING = "onnxopt.training_info"
+#: Key of `onnx_ir.Model.meta`: how many tensors the message held in ONNX's sparse form.
+META_SPARSE_COUNT = "onnxopt.sparse_count"
 #: Key of `onnx_ir.Value.meta`: whether an initializer is to be written as a sparse one.
 META_SPARSE = "onnxopt.sparse"
 

@@ -89,6 +89,18 @@ def test_weights_in_a_shorter_form_are_shown_as_the_numbers_they_are(
     assert "times as large" in text
 
 
+def test_sparse_initializers_are_counted_as_a_shorter_form(tmp_path: pathlib.Path) -> None:
+    dense, _ = coded_model(tmp_path)
+    sparse = tmp_path / "sparse.onnx"
+    text = "compact-weights{codes=sparse-initializer}"
+    result = run("optimize", dense, sparse, "--passes", text, "--no-speed-guard")
+    assert result.exit_code == 0, result.output
+    storage = json.loads(run("inspect", sparse, "--json").stdout)["storage"]
+    assert storage["coded"] == 1
+    assert storage["bytes"] == sparse.stat().st_size
+    assert storage["dense_bytes"] == pytest.approx(dense.stat().st_size, abs=16)
+
+
 def test_measure_tells_what_users_decide_by(tmp_path: pathlib.Path) -> None:
     dense, coded = coded_model(tmp_path)
     storage = json.loads(run("inspect", coded, "--measure", "--json").stdout)["storage"]
