@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 from benchmarks.results import FOLDER, Results
+from onnxopt.calibration.lots import DRAWN
 
 __all__ = ["write"]
 
@@ -72,7 +73,7 @@ def _table(lines: Sequence[Sequence[str]]) -> str:
 
 def _pace(results: Results) -> str:
     """How much longer a sample takes than plain inference, paired."""
-    lines = [["time of a sample, plain inference 1", "of the first 32", "of later ones"]]
+    lines = [["time of a sample, plain inference 1", f"of the first {DRAWN}", "of later ones"]]
     rows = [key.split("/")[1:] for key in results if key.startswith("pace/")]
     for model, method in dict.fromkeys((row[0], row[1]) for row in rows if len(row) == 3):
         cells = []

@@ -68,8 +68,8 @@ class Activation:
         axis = self._axis(axis)
         if axis not in self._channels:
             laid = self._laid(axis)
-            low = _by_channel(np.minimum, laid)
-            high = _by_channel(np.maximum, laid)
+            low = _by_channel(np.minimum, laid, self.shape[-1])
+            high = _by_channel(np.maximum, laid, self.shape[-1])
             _check_finite(float(low.min()), float(high.max()))
             self._channels[axis] = (low, high)
         return self._channels[axis]
@@ -111,16 +111,19 @@ class Activation:
         return axis % len(self.shape)
 
 
-def _by_channel(reduce: np.ufunc, laid: Array) -> Array:
-    """Least or greatest number of each channel, [C], of those laid as in `Activation._laid`."""
-    if laid.shape[3] > 1:
-        # Two halves at a time: NumPy takes each short run of channels by itself otherwise.
-        while laid.shape[2] > 1:
-            half = laid.shape[2] // 2
-            halves = reduce(laid[:, :, :half], laid[:, :, half : 2 * half])
-            if laid.shape[2] % 2:
-                reduce(halves[:, :, 0], laid[:, :, -1], out=halves[:, :, 0])
-            laid = halves
+def _by_channel(reduce: np.ufunc, laid: Array, line: int) -> Array:
+    """Least or greatest number of each channel, [C].
+
+    Args:
+        reduce: `np.minimum` or `np.maximum`.
+        laid: The numbers as in `Activation._laid`.
+        line: Numbers of each channel along the last axis of the tensor.
+    """
+    before, outer, after, block = laid.shape
+    if block > 1:
+        # Line by line first: NumPy is slow where it reduces a few channels at a time.
+        lines = laid.reshape(before, outer, after // line, line * block)
+        laid = reduce.reduce(lines, axis=2).reshape(before, outer, line, block)
     return np.asarray(reduce.reduce(reduce.reduce(laid, axis=2), axis=0).reshape(-1))
 
 

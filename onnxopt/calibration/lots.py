@@ -13,8 +13,8 @@ import numpy as np
 
 __all__ = ["DRAWN", "Lots", "bound_of", "lot_of"]
 
-#: Rows are kept of so many samples.
-DRAWN = 32
+#: Rows are kept of so many samples: few, so that memory is the same for all but the smallest data.
+DRAWN = 16
 #: No lot is greater.
 _GREATEST = 2**64 - 1
 #: So many lots are drawn at once.

@@ -149,10 +149,14 @@ class Server:
         objections = {name: each.settle() for name, each in self._watchers[session].items()}
         return {name: text for name, text in objections.items() if text}
 
-    def watched(self, session: int, packed: bool) -> dict[str, Watcher] | bytes:
-        """The watchers of a session, with what they know, or the pickle of that."""
+    def watched_packed(self, session: int) -> bytes:
+        """The pickle of the watchers of a session, with what they know."""
+        return pickle.dumps(self._watchers[session], pickle.HIGHEST_PROTOCOL)
+
+    def hand_over(self, session: int) -> tuple[str, Watcher] | None:
+        """One of the watchers of a session and its name; it is forgotten here. None for no more."""
         watchers = self._watchers[session]
-        return pickle.dumps(watchers, pickle.HIGHEST_PROTOCOL) if packed else watchers
+        return watchers.popitem() if watchers else None
 
     def evaluate(self, model: bytes, feed: Mapping[str, Any], level: str) -> list[Any]:
         """Load a small model, run it once and forget it."""

@@ -192,13 +192,18 @@ class Worker:
         return objections
 
     def watched(self, session: int) -> dict[str, Any]:
-        """The watchers of a session, by name, as they are now."""
-        watchers: dict[str, Any] = self._ask("watched", session=session, packed=False)
-        return watchers
+        """The watchers of a session, by name, as they are now; the session has none from then on.
+
+        They come one by one: together they may be large.
+        """
+        found: dict[str, Any] = {}
+        while (each := self._ask("hand_over", session=session)) is not None:
+            found[each[0]] = each[1]
+        return dict(reversed(found.items()))
 
     def watched_packed(self, session: int) -> bytes:
         """The pickle of what `watched` gives, for whoever only hands it on."""
-        packed: bytes = self._ask("watched", session=session, packed=True)
+        packed: bytes = self._ask("watched_packed", session=session)
         return packed
 
     def evaluate(

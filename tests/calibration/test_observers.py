@@ -138,7 +138,7 @@ def test_a_gram_matrix_that_is_too_wide_is_refused() -> None:
 
 def test_rows_stay_within_their_bytes() -> None:
     generator = np.random.default_rng(2)
-    spec = Rows(ProductInput(), most_bytes=64 * 4 * 70, per_sample=16)
+    spec = Rows(ProductInput(), most_bytes=64 * 4 * (2 * DRAWN + 6), per_sample=16)
     samples = [generator.standard_normal((50, 64)).astype(np.float32) for _ in range(100)]
     observer = _see(spec, samples)
     assert isinstance(observer, RowsObserver)
