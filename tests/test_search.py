@@ -125,6 +125,28 @@ def test_what_makes_most_noise_for_its_gain_is_given_up_first(
         assert finding.noise[region, "rough"] == pytest.approx(noise**2, rel=0.4)
 
 
+@pytest.mark.parametrize(("decibels", "few"), [(45.0, True), (12.0, False), (None, False)])
+def test_a_plan_that_is_far_over_the_budget_is_run_on_few_samples(
+    decibels: float | None, few: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = shared_worker()
+    budget = Budget(min_sqnr=decibels, min_agreement=None)
+    runs = Runs(Sums(tmp_path), _bench(worker, budget))
+    count, run = 0, worker.run
+
+    def counted(session: int, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        nonlocal count
+        count += 1
+        return run(session, feed)
+
+    monkeypatch.setattr(worker, "run", counted)
+    judged = runs.judged(dict.fromkeys(_NOISE, "rough"))
+    assert judged is not None
+    assert judged.fidelity.sqnr_db == pytest.approx(10.4, abs=1.5)
+    assert judged.fidelity.samples == count
+    assert (count < len(runs.probes)) is few
+
+
 def test_nothing_within_the_budget_means_the_untouched_model(tmp_path: pathlib.Path) -> None:
     finding = search(
         Sums(tmp_path), _bench(shared_worker(), Budget(min_sqnr=90.0, min_agreement=None))

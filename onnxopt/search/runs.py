@@ -27,8 +27,12 @@ __all__ = ["Judged", "Profile", "Runs", "noise_of"]
 _PROBES = 24
 #: With so many decisions, flips are counted and not foretold.
 _ENOUGH = 1000
+#: A plan that is this far over the budget in dB on so many of them is not run on the others.
+_FIRST_PROBES, _HOPELESS = 6, 6.0
 #: A profile is of so many runs, and of as many as go into so many seconds.
 _LEAST_RUNS, _MOST_RUNS, _PROFILE_SECONDS = 10, 200, 0.3
+#: Where runs take long, they are the less disturbed, and so many are enough after so many seconds.
+_FEWEST_RUNS, _LONG_SECONDS = 5, 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +113,9 @@ class Runs:
         with self._subject.build(choices) as path, quiet():
             info = worker.open(path, threads=self._bench.threads, profile=True)
             try:
-                end = time.perf_counter() + _PROFILE_SECONDS
+                start = time.perf_counter()
                 runs = 0
-                while runs < _LEAST_RUNS or (runs < _MOST_RUNS and time.perf_counter() < end):
+                while not _is_enough(runs, time.perf_counter() - start):
                     worker.run(info.session, self.probes[0])
                     runs += 1
                 kernels = worker.kernels(info.session)
@@ -139,15 +143,35 @@ class Runs:
                 yield fidelity(self._expected[: len(feeds)], actual, self._names)
 
     def judged(self, choices: Choices) -> Judged | None:
-        """How true a plan is on all probes; None when the runtime refuses the model."""
+        """How true a plan is; None when the runtime refuses the model.
+
+        On all probes, unless the first few show that it is far over the budget: then on these.
+        """
         with self._subject.build(choices) as path:
             try:
-                _, actual = self.outputs(path, self.probes)
+                actual = self._until_hopeless(path)
             except (RuntimeRefusalError, RuntimeCrashError):
                 return None
-            found = self.scored(fidelity(self._expected, actual, self._names), path)
-            spread = _relative_error(self._expected, actual)
-            return Judged(found, spread, self._flips(found, self._expected, actual))
+            expected = self._expected[: len(actual)]
+            found = fidelity(expected, actual, self._names)
+            spread = _relative_error(expected, actual)
+            if len(actual) < len(self._expected):
+                return Judged(found, spread)
+            return Judged(self.scored(found, path), spread, self._flips(found, expected, actual))
+
+    def _until_hopeless(self, path: pathlib.Path) -> list[list[Any]]:
+        """The outputs for all probes, or for the first few if those are bad enough."""
+        worker, wanted = self._bench.worker, self._bench.budget.min_sqnr
+        info = worker.open(path, threads=self._bench.threads)
+        try:
+            actual = [worker.run(info.session, feed) for feed in self.probes[:_FIRST_PROBES]]
+            found = fidelity(self._expected[: len(actual)], actual, self._names)
+            if wanted is not None and found.sqnr_db < wanted - _HOPELESS:
+                return actual
+            rest = self.probes[_FIRST_PROBES:]
+            return actual + [worker.run(info.session, feed) for feed in rest]
+        finally:
+            worker.close(info.session)
 
     def foretold(
         self,
@@ -202,6 +226,13 @@ class Runs:
             before = evaluate(str(self._bench.source))
             self._bench.memory["score of the original"] = before
         return dataclasses.replace(found, score=Score(before, evaluate(str(path))))
+
+
+def _is_enough(runs: int, seconds: float) -> bool:
+    """Whether a profile is of enough runs."""
+    if runs < (_LEAST_RUNS if seconds < _LONG_SECONDS else _FEWEST_RUNS):
+        return False
+    return runs >= _MOST_RUNS or seconds >= _PROFILE_SECONDS
 
 
 def noise_of(found: Fidelity) -> float:
