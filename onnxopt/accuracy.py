@@ -283,12 +283,12 @@ def _output_fidelity(name: str, pairs: Sequence[tuple[Any, Any]]) -> OutputFidel
             ):
                 mismatch = mismatch or "is NaN or infinite where the original is not"
                 continue
-            x, y = x[finite], y[finite]
-            said = ~are_fillers(x, y)
-            x, y = x[said], y[said]
+            x, y = _where(finite, x, y)
+            x, y = _where(~are_fillers(x, y), x, y)
             error = x - y
-            signal, noise = signal + float(x @ x), noise + float(error @ error)
-            cosines.append(_cosine(x, y))
+            own, wrong_by = float(x @ x), float(error @ error)
+            signal, noise = signal + own, noise + wrong_by
+            cosines.append(1.0 if wrong_by == 0 and np.array_equal(x, y) else _cosine(x, y, own))
     agreement = None if kind is None or not total else Agreement(kind[0], same, total)
     if kind is not None and kind[0] == "equal":
         # Whole numbers and texts have no noise, only other answers.
@@ -381,11 +381,15 @@ def _is_real(array: Array) -> bool:
     return array.dtype.kind == "f" or (array.dtype.kind == "V" and "float" in array.dtype.name)
 
 
-def _cosine(x: Array, y: Array) -> float:
-    if np.array_equal(x, y):
-        return 1.0
-    norms = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return float(x @ y) / norms if norms else 0.0
+def _where(chosen: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    """The chosen numbers of both; the same arrays where all are, since outputs may be large."""
+    return (x, y) if chosen.all() else (x[chosen], y[chosen])
+
+
+def _cosine(x: Array, y: Array, own: float) -> float:
+    """The cosine of two vectors that differ, given the squared length of the first."""
+    lengths = math.sqrt(own) * math.sqrt(float(y @ y))
+    return float(x @ y) / lengths if lengths else 0.0
 
 
 def _decibels(signal: float, noise: float) -> float:
