@@ -63,6 +63,8 @@ _LEAST_STATISTICS_BATCH = 16
 _IMPORT_TOLERANCE = 1e-3
 #: Where numbers are rounded to few levels, one that falls on the other side moves others.
 _QUANTIZED_TOLERANCE = 0.1
+#: Products whose weights are integers and do not train.
+_INTEGER_PRODUCTS = frozenset(("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"))
 #: Statistics and ranges are taken from so many samples, so many at a time.
 _OBSERVED, _OBSERVED_BATCH = 256, 32
 #: The written model is judged on at most so many held-out samples.
@@ -169,6 +171,7 @@ class _Run:
                 frozen=settings.frozen,
                 batch_statistics=self._takes_statistics(model, data),
             )
+            self._tell_integer_products(model, module)
             named = NamedModule(module, module.input_names, names)
             self._check_import(named, model, data.feed(0), looked_at.student[0])
             extra = nn.ModuleDict()
@@ -312,6 +315,22 @@ class _Run:
         training, _ = data.split()
         numbers = training[:: max(1, len(training) // _OBSERVED)][:_OBSERVED]
         return data.batches(numbers, _OBSERVED_BATCH)
+
+    def _tell_integer_products(self, model: ir.Model, module: OnnxModule) -> None:
+        """Say which weights do not train, since their nodes compute with integers."""
+        nodes = [node for node in model.graph if node.op_type in _INTEGER_PRODUCTS]
+        if not nodes:
+            return
+        text = (
+            f"the weights of {len(nodes)} products of integers stay as they are, such "
+            f"as {nodes[0].op_type} '{nodes[0].name or nodes[0].outputs[0].name}'"
+        )
+        if not any(each.requires_grad for each in module.parameters()):
+            raise ModelError(
+                f"{self.student_path} has nothing to train: {text}; quantize with pairs of "
+                "QuantizeLinear and DequantizeLinear instead, whose weights train"
+            )
+        self.notes.append(f"{text[0].upper()}{text[1:]}.")
 
     def _check_import(
         self, module: NamedModule, model: ir.Model, feed: Arrays, wanted: Arrays

@@ -283,3 +283,33 @@ def test_the_report_tells_which_learning_rates_were_tried(paths: dict[str, pathl
     trials = json.loads(json.dumps(report.to_dict()))["training"]["rate_trials"]
     assert len(trials) >= 3
     assert report.after.is_better_than(report.before)
+
+
+_INTEGER = """g (float[n, 4] x) => (float[n, 3] y) {
+    q = QuantizeLinear(x, s, z)
+    i = MatMulInteger(q, w, z)
+    f = Cast<to=1>(i)
+    y = LAST
+}"""
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_integer_products_are_named(tmp_path: pathlib.Path, trains: bool) -> None:
+    weights: dict[str, Any] = {
+        "s": np.float32(0.02),
+        "z": np.uint8(128),
+        "w": np.random.default_rng(0).integers(-90, 90, (4, 3)).astype(np.int8),
+    }
+    if trains:
+        weights["head"] = models.random(0, 3, 3, scale=0.001)
+    last = "MatMul(f, head)" if trains else "Relu(f)"
+    proto = parse(_INTEGER.replace("LAST", last), weights)
+    onnx.save(proto, tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=models.random(0, 60, 4))
+    model, data = tmp_path / "model.onnx", tmp_path / "data.npz"
+    text = "weights of 1 products of integers stay as they are, such as MatMulInteger 'i'"
+    if trains:
+        assert f"The {text}." in distill(model, model, None, data, FAST).notes
+    else:
+        with pytest.raises(ModelError, match=f"nothing to train: the {text}"):
+            distill(model, model, None, data, FAST)
