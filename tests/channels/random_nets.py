@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.differential import parse
 
-__all__ = ["ACTIVATIONS", "Net", "nets"]
+__all__ = ["ACTIVATIONS", "PLAIN_BLOCKS", "Net", "nets"]
 
 #: Activations and the first version of the standard operators that has them.
 ACTIVATIONS = {
@@ -28,7 +28,7 @@ ACTIVATIONS = {
     "Mish": 18,
     "Gelu": 20,
 }
-_BLOCKS = (
+PLAIN_BLOCKS = (
     "conv",
     "strided",
     "transposed",
@@ -208,7 +208,7 @@ class Net:
 
 @st.composite
 def nets(
-    draw: st.DrawFn, opsets: tuple[int, int] = (9, 22), blocks: tuple[str, ...] = _BLOCKS
+    draw: st.DrawFn, opsets: tuple[int, int] = (9, 22), blocks: tuple[str, ...] = PLAIN_BLOCKS
 ) -> onnx.ModelProto:
     """A chain of layers and blocks with random channels pruned, at random constants.
 

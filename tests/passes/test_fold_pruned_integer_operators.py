@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from onnxopt.model import to_proto
 from tests.channels.quantizing import quantized
-from tests.channels.random_nets import nets
+from tests.channels.random_nets import PLAIN_BLOCKS, nets
 from tests.differential import Feed, apply, parse, run
 from tests.passes.pruning import PASS, normal, refused, removed
 
+#: The quantizer leaves ConvTranspose in floats, sums of which round differently in other widths.
+BLOCKS = tuple(each for each in PLAIN_BLOCKS if each != "transposed")
 IMAGES = ({"x": normal(2, 3, 17, 20)}, {"x": normal(1, 3, 24, 18)})
 DEAD = (1, 2, 5)
 
@@ -190,7 +192,7 @@ def test_products() -> None:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(nets(opsets=(13, 19)), st.booleans(), st.booleans())
+@given(nets(opsets=(13, 19), blocks=BLOCKS), st.booleans(), st.booleans())
 def test_random_nets(model: onnx.ModelProto, per_channel: bool, signed: bool) -> None:
     made = quantized(model, IMAGES, per_channel=per_channel, signed=signed, operators=True)
     same(made, *IMAGES)
@@ -198,7 +200,7 @@ def test_random_nets(model: onnx.ModelProto, per_channel: bool, signed: bool) ->
 
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(nets(opsets=(13, 19)), st.booleans(), st.booleans())
+@given(nets(opsets=(13, 19), blocks=BLOCKS), st.booleans(), st.booleans())
 def test_hundreds_of_random_nets(model: onnx.ModelProto, per_channel: bool, signed: bool) -> None:
     made = quantized(model, IMAGES, per_channel=per_channel, signed=signed, operators=True)
     same(made, *IMAGES)
