@@ -56,7 +56,7 @@ class _Options:
     codes: tuple[Code, ...] = CODES
     slack: float = 0.03
     max_memory: float = 0.0
-    max_load: float = 2.0
+    max_load: float = 2.5
     joined_bytes: int = 1 << 20
     only_again: bool = False
 
@@ -103,16 +103,17 @@ class CompactWeights(Pass):
             return Outcome(model, False)
         limit = LoadLimit(self.options.max_load)
         slack: float = self.options.slack
+        heavy: set[ir.Value] = set()
         while True:
             outcome = Outcome(model, False)
             shared = SharedConstants(model)
             choices: dict[ir.Value, list[Offer]] = {}
-            coded = self._coded(model, slack, shared.keys, choices, outcome)
+            coded = self._coded(model, heavy, shared.keys, choices, outcome)
             kept = self._apply(model, coded, shared, outcome) if coded else []
-            more = limit.next_slack(model, kept, shared, choices.values(), slack)
-            if more is None:
+            more = limit.too_heavy(model, kept, shared, choices, slack)
+            if not more:
                 break
-            slack = more
+            heavy |= more
             for each in kept:
                 each.remove()
                 each.give_up()
@@ -123,7 +124,7 @@ class CompactWeights(Pass):
     def _coded(
         self,
         model: ir.Model,
-        slack: float,
+        heavy: set[ir.Value],
         present: set[Hashable],
         choices: dict[ir.Value, list[Offer]],
         outcome: Outcome,
@@ -136,7 +137,12 @@ class CompactWeights(Pass):
         for value in list(self._candidates(model)):
             if self.max_rewrites is not None and len(coded) >= self.max_rewrites:
                 break
-            decoder = self._decoder(model, value, number, slack, present, choices, outcome)
+            if value in heavy:
+                outcome.matched["tensor"] += 1
+                reason = "what it saves is not worth what it takes to decode"
+                outcome.refusals.append(Refusal("tensor", reason, value.name or ""))
+                continue
+            decoder = self._decoder(model, value, number, present, choices, outcome)
             if isinstance(decoder, Decoder):
                 coded[value] = alone[value] = CodedTensors((value,), decoder)
                 number += 1
@@ -179,7 +185,6 @@ class CompactWeights(Pass):
         model: ir.Model,
         value: ir.Value,
         number: int,
-        slack: float,
         present: set[Hashable],
         choices: dict[ir.Value, list[Offer]],
         outcome: Outcome,
@@ -204,7 +209,7 @@ class CompactWeights(Pass):
             reason = "what it saves is not worth what it takes to decode"
         choices[value] = [dataclasses.replace(each, decoder=None) for each in found]
         limit = found[0].nbytes
-        for offer in ranked(found, slack):
+        for offer in ranked(found, self.options.slack):
             decoder = offer.decoder
             if decoder is None or (sparse is not None and sparse < min(limit, offer.nbytes)):
                 break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -28,16 +28,13 @@ _LOADS = 3
 _MOST_MEASUREMENTS = 4
 #: Where the time has to be lowered, it is aimed at so much of what is allowed to be added.
 _AIM = 0.9
-#: Steps in which the slack grows.
-_STEP = 1.25
-_MOST_SLACK = 1e3
 
 
 class LoadLimit:
-    """Finds the slack with which the coded model loads quickly enough.
+    """Finds the tensors that have to stay dense for the coded model to load quickly enough.
 
-    More slack lets lighter codes win over shorter ones, and in the end the tensor as it is. The
-    time beyond the dense model's is about proportional to the bytes that decoders make.
+    They are those that save least for what their decoders make. The time beyond the dense model's
+    is about proportional to the bytes that decoders make.
 
     Args:
         max_ratio: How many times as long as the dense model the coded one may load; 0 for no limit.
@@ -48,26 +45,27 @@ class LoadLimit:
         self._measurements = 0
         self._dense: float | None = None
 
-    def next_slack(
+    def too_heavy(
         self,
         model: ir.Model,
         coded: Sequence[CodedTensors | SparseForm],
         shared: SharedConstants,
-        choices: Collection[Sequence[Offer]],
+        choices: Mapping[ir.Value, Sequence[Offer]],
         slack: float,
-    ) -> float | None:
-        """More slack to try, or None when the model loads quickly enough.
+    ) -> set[ir.Value]:
+        """Tensors that are to stay dense besides; none when the model loads quickly enough.
 
         Args:
             model: The model with decoders.
             coded: What it has of them.
             shared: The constants that they share.
-            choices: The offers for each tensor.
+            choices: The offers for each tensor that need not stay dense.
             slack: The slack with which the decoders were chosen.
         """
-        made = _made(choices, slack)
+        best = {value: ranked(each, slack)[0] for value, each in choices.items()}
+        made = sum(each.memory for each in best.values())
         if not self._max_ratio or not coded or made < _UNNOTICED_BYTES:
-            return None
+            return set()
         if self._dense is None:
             for each in coded:
                 each.remove()
@@ -77,19 +75,24 @@ class LoadLimit:
         dense, compact = self._dense, load_seconds(model)
         most = max((self._max_ratio - 1) * dense, _UNNOTICED_SECONDS)
         if compact - dense <= most:
-            return None
+            return set()
         self._measurements += 1
-        if self._measurements < _MOST_MEASUREMENTS:
-            allowed = made * most / (compact - dense) * _AIM
-            while (slack := slack * _STEP + 0.01) < _MOST_SLACK:
-                if _made(choices, slack) <= allowed:
-                    return slack
-        return _MOST_SLACK
+        if self._measurements >= _MOST_MEASUREMENTS:
+            return set(best)
+        allowed = made * most / (compact - dense) * _AIM
 
+        def worth(value: ir.Value) -> float:
+            dense_bytes = max(each.nbytes for each in choices[value])
+            return (dense_bytes - best[value].nbytes) / max(best[value].memory, 1)
 
-def _made(choices: Collection[Sequence[Offer]], slack: float) -> int:
-    """Bytes that the decoders make that are taken with this slack."""
-    return sum(ranked(each, slack)[0].memory for each in choices)
+        left: set[ir.Value] = set()
+        for value in sorted(best, key=worth):
+            if made <= allowed:
+                break
+            if best[value].memory:
+                made -= best[value].memory
+                left.add(value)
+        return left
 
 
 def load_seconds(model: ir.Model) -> float:
