@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-__all__ = ["ConvolutionInput", "LayerInput", "ProductInput"]
+__all__ = ["ConvolutionInput", "LayerInput", "ProductInput", "some_outputs"]
 
 Array = np.ndarray[Any, Any]
 
@@ -306,6 +306,16 @@ def _runs(layer: ConvolutionInput, shape: tuple[int, ...], most: int) -> _Runs:
         tuple(before for before, _ in pads),
         len(shape) == 4 and shape[0] == 1 and max(layer.reach) == 1 and not any(map(sum, pads)),
     )
+
+
+def some_outputs(weights: Array, most: int = 256) -> Array:
+    """The weights of some outputs, evenly spread, which stand for all where errors are compared.
+
+    Args:
+        weights: [groups, K, M].
+        most: At most so many outputs are kept.
+    """
+    return np.ascontiguousarray(weights[:, :, _spread(weights.shape[2], most)])
 
 
 def _spread(count: int, most: int | None) -> Array:

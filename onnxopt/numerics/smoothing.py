@@ -56,6 +56,7 @@ def by_column(factors: Array, groups: int, columns: int) -> Array:
 def quantized_error(
     rows: Array,
     matrices: Sequence[Array],
+    expected: Sequence[Array],
     factors: Array,
     ends: tuple[float, float],
     levels: Levels,
@@ -66,6 +67,7 @@ def quantized_error(
     Args:
         rows: Rows of the input, [groups, R, K].
         matrices: Weights of each layer that reads it, [groups, K, M].
+        expected: What each layer makes of the rows, [groups, R, M].
         factors: By column, [groups, K].
         ends: Least and greatest number of the input after it was divided by its factors.
         levels: Integers of the input.
@@ -73,11 +75,10 @@ def quantized_error(
     """
     rounded = grid_over(*ends, levels).round(rows / factors[:, None])
     noise = power = 0.0
-    for matrix in matrices:
+    for matrix, outputs in zip(matrices, expected, strict=True):
         moved = matrix * factors[:, :, None]
         scales = absmax_scales(moved, steps)
         weights = round_to_nearest(moved, scales, -steps, steps) * scales[:, None]
-        expected = rows @ matrix
-        noise += float(np.square(rounded @ weights - expected).sum(dtype=np.float64))
-        power += float(np.square(expected).sum(dtype=np.float64))
+        noise += float(np.square(rounded @ weights - outputs).sum(dtype=np.float64))
+        power += float(np.square(outputs).sum(dtype=np.float64))
     return noise / power if power > 0 else 0.0

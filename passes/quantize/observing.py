@@ -14,7 +14,7 @@ from onnxopt.calibration import Range as Extremes
 from onnxopt.calibration.observer import ObserverSpec
 from onnxopt.calibration.ranges import best_for_consumers, min_max
 from onnxopt.numerics.grids import levels_of
-from onnxopt.numerics.layer_inputs import LayerInput
+from onnxopt.numerics.layer_inputs import LayerInput, some_outputs
 from onnxopt.regions import Product, follower
 from onnxopt.runtime.hardware import resolve_target
 from onnxopt.workbench import Effort, Workbench
@@ -148,7 +148,7 @@ def ranges_for(
             seen = observations.rows(name, layer)
             assert seen is not None, "they are asked for wherever a tensor is read"
             rows = seen.some(FEW_ROWS)
-            matrices = [layer.matrix(each.weights) for each in products]
+            matrices = [some_outputs(layer.matrix(each.weights)) for each in products]
             extremes = observations.get(name, Extremes())
             _, grid, _ = best_for_consumers(histogram, levels, rows, matrices, extremes)
         ranges[name] = (grid.least, grid.greatest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from onnxopt.calibration import Channels, Observations, ObserverSpec, Rows
 from onnxopt.numerics.grids import UINT8
-from onnxopt.numerics.layer_inputs import LayerInput
+from onnxopt.numerics.layer_inputs import LayerInput, some_outputs
 from onnxopt.numerics.smoothing import STRENGTHS, by_column, quantized_error, smoothing_factors
 from onnxopt.rewriting import Refuse
 
@@ -19,6 +20,9 @@ from ..shared.affine import Array
 from .sites import Site
 
 __all__ = ["best_factors", "requests"]
+
+#: Rows to choose factors by take so many bytes for each layer.
+_ROW_BYTES = 1 << 20
 
 #: Layers are tried on rows that take so many bytes, at most, however many there are.
 _ROW_BYTES = 1 << 20
@@ -54,11 +58,11 @@ def best_factors(site: Site, observations: Observations, wanted: float) -> Array
     if len(channels.low) != site.channels:
         raise Refuse("it has another number of channels than the layers")
     weights = np.max([_magnitudes(site, layer.matrix) for layer in site.layers], axis=0)
-    best = np.ones(site.channels)
-    before = least = _error(site, observations, best)
+    best, judged = np.ones(site.channels), _Judged.of(site, observations)
+    before = least = judged.error(best)
     for strength in STRENGTHS:
         factors = smoothing_factors(channels.absmax, weights, strength)
-        error = _error(site, observations, factors)
+        error = judged.error(factors)
         if error < least:
             best, least = factors, error
     gain = 10 * math.log10(before / least) if least > 0 else 0.0
@@ -72,19 +76,40 @@ def _magnitudes(site: Site, matrix: Array) -> Array:
     return np.asarray(np.abs(matrix).max(axis=2).reshape(site.channels, -1).max(axis=1))
 
 
-def _error(site: Site, observations: Observations, factors: Array) -> float:
-    """Error of the layers in integers, relative to their outputs, with an activation smoothed."""
-    name = site.value.name or ""
-    channels = observations.get(name, Channels(site.axis))
-    ends = float((channels.low / factors).min()), float((channels.high / factors).max())
-    alike: dict[LayerInput, list[Array]] = collections.defaultdict(list)
-    for layer in site.layers:
-        alike[layer.input].append(layer.matrix)
-    total = 0.0
-    for how, matrices in alike.items():
-        seen = observations.rows(name, how)
-        assert seen is not None, "see `requests`"
-        rows = seen.some(_ROW_BYTES).transpose(1, 0, 2)
-        columns = by_column(factors, len(rows), rows.shape[2])
-        total += quantized_error(rows, matrices, columns, ends, UINT8)
-    return total / len(alike)
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """What factors are judged by: rows of the activation and what layers make of them.
+
+    Attributes:
+        low: Least number of each channel.
+        high: Greatest number of each channel.
+        readers: For layers that see the same rows: these, [groups, R, K], some columns of the
+            weights of each, and its outputs.
+    """
+
+    low: Array
+    high: Array
+    readers: tuple[tuple[Array, list[Array], list[Array]], ...]
+
+    @classmethod
+    def of(cls, site: Site, observations: Observations) -> _Judged:
+        """What calibration saw of an activation."""
+        name = site.value.name or ""
+        channels = observations.get(name, Channels(site.axis))
+        alike: dict[LayerInput, list[Array]] = collections.defaultdict(list)
+        for layer in site.layers:
+            alike[layer.input].append(some_outputs(layer.matrix))
+        readers = []
+        for how, matrices in alike.items():
+            rows = observations.get(name, Rows(how)).some(_ROW_BYTES).transpose(1, 0, 2)
+            readers.append((rows, matrices, [rows @ matrix for matrix in matrices]))
+        return cls(channels.low, channels.high, tuple(readers))
+
+    def error(self, factors: Array) -> float:
+        """Error of the layers in integers, relative to their outputs, with factors by channel."""
+        ends = float((self.low / factors).min()), float((self.high / factors).max())
+        total = 0.0
+        for rows, matrices, expected in self.readers:
+            columns = by_column(factors, len(rows), rows.shape[2])
+            total += quantized_error(rows, matrices, expected, columns, ends, UINT8)
+        return total / len(self.readers)

@@ -11,7 +11,7 @@ import pytest
 
 from onnxopt.calibration import layer_input
 from onnxopt.model import from_proto
-from onnxopt.numerics.layer_inputs import ConvolutionInput, LayerInput, ProductInput
+from onnxopt.numerics.layer_inputs import ConvolutionInput, LayerInput, ProductInput, some_outputs
 from tests.differential import run
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -160,3 +160,9 @@ def _assert_parts(layer: LayerInput, x: np.ndarray) -> None:
 def _distinct(rows: np.ndarray) -> set[bytes]:
     """The rows [groups, R, K], each with those of all groups together."""
     return {row.tobytes() for row in np.ascontiguousarray(rows.transpose(1, 0, 2))}
+
+
+def test_some_outputs_are_spread_evenly() -> None:
+    weights = np.arange(2 * 3 * 10, dtype=np.float32).reshape(2, 3, 10)
+    assert np.array_equal(some_outputs(weights, 10), weights)
+    assert np.array_equal(some_outputs(weights, 4), weights[:, :, [0, 2, 5, 7]])
