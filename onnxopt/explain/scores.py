@@ -61,7 +61,7 @@ def answer_of(name: str, outputs: Sequence[Array], index: int) -> Answer:
     """
     kind = decision_kind(outputs)
     output = outputs[index].astype(np.float64)
-    if kind is not None and kind[0] == "top-1":
+    if kind is not None and kind[0] in ("top-1", "largest"):
         axis = kind[1]
         chosen = np.expand_dims(output.argmax(axis), axis)
         weights = np.zeros_like(output)

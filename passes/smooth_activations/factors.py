@@ -101,7 +101,9 @@ class _Judged:
             alike[layer.input].append(some_outputs(layer.matrix))
         readers = []
         for how, matrices in alike.items():
-            rows = observations.get(name, Rows(how)).some(_ROW_BYTES).transpose(1, 0, 2)
+            seen = observations.rows(name, how)
+            assert seen is not None, "they are asked for wherever a site is"
+            rows = seen.some(_ROW_BYTES).transpose(1, 0, 2)
             readers.append((rows, matrices, [rows @ matrix for matrix in matrices]))
         return cls(channels.low, channels.high, tuple(readers))
 
