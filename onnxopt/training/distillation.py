@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import os
 import pathlib
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,21 +14,26 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from onnxopt.accuracy import fidelity
 from onnxopt.errors import FeedError, ModelError, OnnxoptError, OptionError
-from onnxopt.model import ExternalData, bytes_on_disk, copy, load, save, stage
+from onnxopt.model import bytes_on_disk, load
 from onnxopt.runtime.probe import environment
-from onnxopt.training.cache import TeacherOutputs
 from onnxopt.training.checkpoints import fingerprint
+from onnxopt.training.choosing import (
+    chosen_weights,
+    low_bit_weights,
+    penalty,
+    quantizer_scales,
+    trained_scales,
+)
 from onnxopt.training.data import Batch, TrainingData, find_stacking, read_training_data
 from onnxopt.training.distill_report import DistillReport
 from onnxopt.training.distill_settings import DistillSettings
 from onnxopt.training.distiller import Augment, Distiller, TrainingResult
+from onnxopt.training.finishing import Finisher
 from onnxopt.training.hints import projections
 from onnxopt.training.importer import import_model
-from onnxopt.training.judging import first_batches, judge
+from onnxopt.training.judging import first_batches
 from onnxopt.training.learning_rate import told
-from onnxopt.training.low_bit import LowBit
 from onnxopt.training.module import OnnxModule
 from onnxopt.training.named_module import NamedModule
 from onnxopt.training.normalizing import Normalization, fold, insert
@@ -43,9 +46,6 @@ from onnxopt.training.objective import (
 )
 from onnxopt.training.pairing import LookedAt, alike_pair, renamed, same_interface
 from onnxopt.training.parallel import Processes
-from onnxopt.training.penalties import Penalty, channel_slices, group_lasso, norm_penalty
-from onnxopt.training.recalibration import recalibrate
-from onnxopt.training.score import Score
 from onnxopt.training.teacher import OnnxTeacher
 from onnxopt.training.write_back import write_back
 
@@ -159,7 +159,7 @@ class _Run:
             )
             looked_at = self._look(teacher, reference, data)
             objective = self._objective(data, looked_at, task_loss)
-            scales = _scales(model) if settings.learn_scales else []
+            scales = quantizer_scales(model) if settings.learn_scales else []
             normalizations = self._normalize(model, data)
             names = [*teacher.names, *hints]
             inner = [*teacher.names, *hints.values()]
@@ -187,10 +187,10 @@ class _Run:
                 objective,
                 settings.training,
                 pruning=settings.pruning,
-                prunable=self._chosen(module, settings.prunable),
-                penalty=self._penalty(module),
-                scales=_trained(module, scales),
-                low_bit=self._low_bit(module),
+                prunable=chosen_weights(module, settings.prunable),
+                penalty=penalty(module, self.student_path, settings),
+                scales=trained_scales(module, scales),
+                low_bit=low_bit_weights(module, settings),
                 augment=augment,
                 extra=extra,
                 checkpoint=checkpoint,
@@ -202,11 +202,45 @@ class _Run:
             result = distiller.run()
             self.on_step("writing")
             changed = fold(model, normalizations, write_back(module, model))
-            report = self._write(
-                model, changed, distiller, teacher, reference, data, objective, result, start
+            self._tell_of(result)
+            finisher = Finisher(
+                self.student_path,
+                teacher,
+                reference,
+                objective,
+                first_batches(distiller.held_out_batches(), _MOST_JUDGED),
+                threads=settings.threads,
+                external_data=settings.external_data,
             )
+            if changed and settings.recalibrate and not settings.learn_scales and _rounds(model):
+                self.on_step("choosing ranges anew")
+                model, changed = finisher.with_new_ranges(model, changed, self._some(data))
+            target = self.target if self.processes.is_first else None
+            finished = finisher.write(model, changed, target)
+            self.notes += finisher.notes
             distiller.forget()
-            return report
+        return DistillReport(
+            teacher=str(self.teacher_path),
+            student=str(self.student_path),
+            target=None if self.target is None else str(self.target),
+            samples=len(data),
+            held_out=len(data.split()[1]),
+            stacked=data.stacking is not None,
+            outputs=list(objective.outputs),
+            task=objective.task,
+            parameters=distiller.trained_numbers,
+            masked=result.best.sparsity,
+            training=result,
+            before=finished.before,
+            after=finished.after,
+            fidelity=finished.fidelity,
+            changed=finished.changed,
+            bytes_before=bytes_on_disk(self.student_path),
+            bytes_after=finished.bytes,
+            notes=self.notes,
+            seconds=time.perf_counter() - start,
+            environment=environment(settings.threads),
+        )
 
     # Before the training
 
@@ -343,8 +377,7 @@ class _Run:
         module.eval()
         with torch.no_grad():
             given = module({name: torch.from_numpy(np.array(each)) for name, each in feed.items()})
-        quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
-        tolerance = _QUANTIZED_TOLERANCE if quantized else _IMPORT_TOLERANCE
+        tolerance = _QUANTIZED_TOLERANCE if _rounds(model) else _IMPORT_TOLERANCE
         for name, tensor in given.items():
             one, other = wanted[name], tensor.numpy()
             if one.dtype.kind != "f" or not one.size:
@@ -357,50 +390,6 @@ class _Run:
                     "model cannot be trained as it is; please report it with the model"
                 )
 
-    def _low_bit(self, module: OnnxModule) -> LowBit | None:
-        settings = self.settings
-        if settings.low_bit is None:
-            return None
-        chosen = self._chosen(module, settings.low_bit_weights)
-        parameters = dict(module.named_parameters())
-        if chosen is None:
-            wide = [name for name, each in parameters.items() if each.ndim >= 2]
-            chosen = [f"module.{name}" for name in wide[1:-1]]
-        if not chosen:
-            raise OptionError("the student has no weights between its first and last layer")
-        names = [name.removeprefix("module.") for name in chosen]
-        return LowBit({name: parameters[name] for name in names}, settings.low_bit)
-
-    def _penalty(self, module: OnnxModule) -> Penalty | None:
-        settings = self.settings
-        if settings.penalty is None:
-            return None
-        wide = {
-            name: tensor
-            for name, tensor in module.weights.items()
-            if tensor.ndim >= 2 and tensor.requires_grad
-        }
-        if settings.penalty == "group-lasso":
-            return group_lasso(
-                wide, channel_slices(load(self.student_path)), settings.penalty_strength
-            )
-        return norm_penalty(wide, settings.penalty_strength, settings.penalty)
-
-    def _chosen(self, module: OnnxModule, patterns: Sequence[str] | None) -> list[str] | None:
-        """Weights that patterns name, by their names in the distiller; None without patterns."""
-        if patterns is None:
-            return None
-        chosen = [
-            name
-            for name, tensor in module.weights.items()
-            if tensor.ndim >= 2
-            and tensor.requires_grad
-            and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-        ]
-        if not chosen:
-            raise OptionError(f"no weight is called {', '.join(patterns)}")
-        return [f"module.{module.module_name(name)}" for name in chosen]
-
     def _mark(self, given: str | os.PathLike[str] | TrainingData) -> str:
         source = len(given) if isinstance(given, TrainingData) else os.path.abspath(given)
         facts = self.settings, source, self.processes.count
@@ -408,145 +397,15 @@ class _Run:
 
     # After the training
 
-    def _recalibrated(
-        self,
-        model: ir.Model,
-        changed: list[str],
-        data: TrainingData,
-        judged: Callable[[pathlib.Path], tuple[Score, list[Arrays]]],
-    ) -> tuple[ir.Model, list[str]]:
-        """The model with ranges chosen anew, where that is better; else as it was."""
-        if not any(node.op_type == "QuantizeLinear" for node in model.graph):
-            return model, changed
-        self.on_step("choosing ranges anew")
-        other = model.clone()
-        moved = recalibrate(other, self._some(data))
-        if not moved:
-            return model, changed
-        scores = []
-        for each in (model, other):
-            with _staged(each, None, self.settings.external_data) as (path, _):
-                scores.append(judged(path)[0])
-        before, after = scores
-        told = f"{len(moved)} scales and biases chosen anew after the training"
-        if not after.is_better_than(before):
-            self.notes.append(f"{told} were no better ({before.text}, {after.text}) and left out.")
-            return model, changed
-        self.notes.append(f"{told}: {before.text} before, {after.text} after.")
-        return other, list(dict.fromkeys([*changed, *moved]))
-
-    def _write(
-        self,
-        model: ir.Model,
-        changed: list[str],
-        distiller: Distiller,
-        teacher: OnnxTeacher,
-        reference: OnnxTeacher,
-        data: TrainingData,
-        objective: Objective,
-        result: TrainingResult,
-        start: float,
-    ) -> DistillReport:
-        """Write the result beside its place, judge that very file, and move it there."""
+    def _tell_of(self, result: TrainingResult) -> None:
         if result.rate_trials:
             self.notes.append(told(result.rate_trials, result.before.score.loss))
         if result.stopped:
             self.notes.append(f"Training stopped: {result.stopped}.")
         if result.failed:
             self.notes.append("The best student from before that was kept.")
-        batches = first_batches(distiller.held_out_batches(), _MOST_JUDGED)
-        judged = objective.of_outputs()
-        outputs = TeacherOutputs(teacher, None)
-        wanted = [outputs.of(batch) for batch in batches]
-
-        def judged_file(path: pathlib.Path) -> tuple[Score, list[Arrays]]:
-            with OnnxTeacher(path, threads=self.settings.threads) as opened:
-                return judge(opened, judged, batches, wanted)
-
-        if changed and self.settings.recalibrate and not self.settings.learn_scales:
-            model, changed = self._recalibrated(model, changed, data, judged_file)
-        with _staged(model, self.target, self.settings.external_data) as (path, commit):
-            after, given = judged_file(path)
-            before, old = judge(reference, judged, batches, wanted)
-            size = bytes_on_disk(path)
-            if changed and not after.is_better_than(before):
-                self.notes.append(
-                    f"Training did not help ({before.text} before, {after.text} after): the result "
-                    "is the student as it was."
-                )
-                changed, after, given, size = [], before, old, bytes_on_disk(self.student_path)
-            if self.target is not None and self.processes.is_first:
-                if changed:
-                    commit()
-                else:
-                    copy(self.student_path, self.target)
-        names = teacher.names
-        return DistillReport(
-            teacher=str(self.teacher_path),
-            student=str(self.student_path),
-            target=None if self.target is None else str(self.target),
-            samples=len(data),
-            held_out=len(data.split()[1]),
-            stacked=data.stacking is not None,
-            outputs=list(objective.outputs),
-            task=objective.task,
-            parameters=distiller.trained_numbers,
-            masked=result.best.sparsity,
-            training=result,
-            before=before,
-            after=after,
-            fidelity=fidelity(
-                [[each[name] for name in names] for each in wanted],
-                [[each[name] for name in names] for each in given],
-                names,
-            ),
-            changed=changed,
-            bytes_before=bytes_on_disk(self.student_path),
-            bytes_after=size,
-            notes=self.notes,
-            seconds=time.perf_counter() - start,
-            environment=environment(self.settings.threads),
-        )
 
 
-def _scales(model: ir.Model) -> list[str]:
-    """Names of the constant scales of the model's quantizers."""
-    names = [
-        value.name
-        for node in model.graph
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        and (value := node.inputs[1]) is not None
-        and value.is_initializer()
-        and value.name is not None
-    ]
-    if not names:
-        raise OptionError("the student has no quantizers whose scales could be trained")
-    return list(dict.fromkeys(names))
-
-
-def _trained(module: OnnxModule, scales: Sequence[str]) -> list[str]:
-    """The scales that are parameters, by their names in the distiller."""
-    weights = module.weights
-    return [
-        f"module.{module.module_name(name)}"
-        for name in scales
-        if name in weights and weights[name].requires_grad
-    ]
-
-
-@contextlib.contextmanager
-def _staged(
-    model: ir.Model, target: pathlib.Path | None, external_data: ExternalData
-) -> Iterator[tuple[pathlib.Path, Callable[[], None]]]:
-    """A model written beside its target (or somewhere, without one), and how to move it there."""
-    if target is None:
-        with tempfile.TemporaryDirectory(prefix="onnxopt-") as folder:
-            path = pathlib.Path(folder) / "model.onnx"
-            save(model, path, external_data)
-            yield path, lambda: None
-        return
-    staged = stage(model, target, external_data)
-    try:
-        yield staged.path, staged.commit
-    finally:
-        staged.discard()
+def _rounds(model: ir.Model) -> bool:
+    """Whether numbers are quantized in it."""
+    return any(node.op_type == "QuantizeLinear" for node in model.graph)
