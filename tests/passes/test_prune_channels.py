@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxopt.passes.prune_channels.prune_channels as pruning
+import onnxopt.passes.prune_channels.plan as planning
 import pytest
 
 from onnxopt.accuracy import Budget
@@ -276,7 +276,7 @@ def test_target_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
         # As if time were in proportion to the MACs.
         return [[float(macs(onnx.load(path)))] for path in models]
 
-    monkeypatch.setattr(pruning, "race", race)
+    monkeypatch.setattr(planning, "race", race)
     model = residual()
     result, _ = prune(model, "amount=0.3,of=latency,round-to=1", FEEDS)
     assert 0.5 * macs(model) < macs(result) <= 0.7 * macs(model)
