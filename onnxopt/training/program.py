@@ -17,12 +17,24 @@ from torch import Tensor
 
 from onnxopt.training.numbers import tensor_to_host
 
-__all__ = ["AnyStep", "Branch", "Collected", "Program", "Repeat", "Step", "Stepped", "run"]
+__all__ = [
+    "NOTHING",
+    "AnyStep",
+    "Branch",
+    "Collected",
+    "Program",
+    "Repeat",
+    "Step",
+    "Stepped",
+    "run",
+]
 
 #: What slots hold: tensors, small numpy arrays (shapes and what is computed of them), or None.
 Slots = list[Any]
 #: What a program consists of.
 AnyStep: TypeAlias = "Step | Branch | Repeat"
+#: This slot always holds None, for inputs that are not given.
+NOTHING = 0
 
 
 @dataclasses.dataclass(frozen=True)
