@@ -113,7 +113,8 @@ def _distill(
     from onnxopt.training.data import Stacking, TrainingData
     from onnxopt.training.distiller import Distiller, Progress
     from onnxopt.training.named_module import NamedModule
-    from onnxopt.training.objective import Objective, plan_outputs
+    from onnxopt.training.objective import Objective
+    from onnxopt.training.plans import plan_outputs
     from onnxopt.training.settings import TrainingSettings
     from onnxopt.training.teacher import OnnxTeacher
 

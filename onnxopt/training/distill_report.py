@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from onnxopt.accuracy import Fidelity
-from onnxopt.training.objective import OutputPlan, TaskPlan
+from onnxopt.training.plans import OutputPlan, TaskPlan
 from onnxopt.training.progress import TrainingResult
 from onnxopt.training.score import Score
 

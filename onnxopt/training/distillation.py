@@ -37,15 +37,10 @@ from onnxopt.training.learning_rate import told
 from onnxopt.training.module import OnnxModule
 from onnxopt.training.named_module import NamedModule
 from onnxopt.training.normalizing import Normalization, fold, insert
-from onnxopt.training.objective import (
-    Objective,
-    check_labels,
-    plan_outputs,
-    plan_task,
-    recognize_by_labels,
-)
+from onnxopt.training.objective import Objective
 from onnxopt.training.pairing import LookedAt, alike_pair, renamed, same_interface
 from onnxopt.training.parallel import Processes
+from onnxopt.training.plans import check_labels, plan_outputs, plan_task, recognize_by_labels
 from onnxopt.training.teacher import OnnxTeacher
 from onnxopt.training.write_back import write_back
 

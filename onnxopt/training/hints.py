@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from onnxopt.errors import OptionError
-from onnxopt.training.objective import OutputPlan
+from onnxopt.training.plans import OutputPlan
 
 __all__ = ["Projection", "projections"]
 

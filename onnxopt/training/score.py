@@ -11,7 +11,8 @@ from torch import Tensor
 
 from onnxopt.training.data import Batch
 from onnxopt.training.kinds import OutputKind, rows
-from onnxopt.training.objective import Objective, OutputPlan
+from onnxopt.training.objective import Objective
+from onnxopt.training.plans import OutputPlan
 
 __all__ = ["Score", "ScoreKeeper"]
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from onnxopt.training.data import TrainingData, find_stacking
 from onnxopt.training.named_module import NamedModule
-from onnxopt.training.objective import Objective, plan_outputs, plan_task
+from onnxopt.training.objective import Objective
+from onnxopt.training.plans import plan_outputs, plan_task
 from onnxopt.training.teacher import CallableTeacher
 
 WIDTH, CLASSES = 6, 4

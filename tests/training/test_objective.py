@@ -11,7 +11,8 @@ from onnxopt.errors import FeedError, OptionError
 from onnxopt.training import losses
 from onnxopt.training.data import Batch
 from onnxopt.training.kinds import OutputKind
-from onnxopt.training.objective import Objective, OutputPlan, check_labels, plan_outputs, plan_task
+from onnxopt.training.objective import Objective
+from onnxopt.training.plans import OutputPlan, check_labels, plan_outputs, plan_task
 
 RNG = np.random.default_rng(0)
 
