@@ -43,7 +43,7 @@ from onnxopt.runtime.worker import Worker, shared_worker
 from onnxopt.samples import Samples, split
 from onnxopt.workbench import Workbench
 
-__all__ = ["main"]
+__all__ = ["SAMPLES", "main"]
 
 Array = np.ndarray[Any, Any]
 Feed = dict[str, Any]
@@ -51,7 +51,7 @@ Feed = dict[str, Any]
 _RACE_SECONDS = 20.0
 _AMOUNTS = (0.1, 0.2, 0.3)
 #: Of a folder of data; every fourth is kept back.
-_SAMPLES = range(64)
+SAMPLES = range(64)
 #: Ours, without what is measured on data, and with magnitudes alone.
 _WAYS = {
     "onnxopt": "",
@@ -334,7 +334,7 @@ def _chain(kind: str, width: int, rng: np.random.Generator) -> onnx.ModelProto:
 
 def _oneshot(results: Results, name: str, data: pathlib.Path) -> None:
     path = model_path(name)
-    feeds = list(zoo_feeds(name, data, _SAMPLES)) if data.is_dir() else _feeds(path, data)
+    feeds = list(zoo_feeds(name, data, SAMPLES)) if data.is_dir() else _feeds(path, data)
     calibration, held_out = split(lambda: feeds)
     names = [value.name or "" for value in load(path).graph.outputs]
     with Worker() as worker, tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder:

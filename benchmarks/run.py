@@ -129,6 +129,13 @@ PARTS = (
         for name in _ONESHOT
     ),
     Part(
+        "channels-oneshot-torch-pruning",
+        "benchmarks.torch_pruning_peer",
+        2,
+        ("DATA",),
+        only="lite0-folded",
+    ),
+    Part(
         "importer",
         "benchmarks.importer",
         8,

@@ -2,12 +2,14 @@
 
 Usage::
 
-    pip install --no-deps torch-pruning==1.6.1
-    python -m benchmarks.torch_pruning_peer --data lite0.npz
+    python -m benchmarks.torch_pruning_peer DATA            # what is missing in the results
+    python -m benchmarks.torch_pruning_peer DATA --fresh    # all over again
+
+It is installed by ``benchmarks/requirements.txt``. DATA is the folder that
+`benchmarks.quantization_data` reads.
 
 Group magnitude (L2) with its dependency graph, widths rounded to 8, no training; the share of
-channels is raised until the MACs are as wanted. What is in the results already is not measured
-again.
+channels is raised until the MACs are as wanted.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.channels import SAMPLES
+from benchmarks.quantization_data import feeds
 from benchmarks.results import Results
 from benchmarks.zoo_packages import packaged_file
 from onnxopt.accuracy import fidelity
@@ -33,11 +37,12 @@ __all__ = ["main"]
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("data", type=pathlib.Path, help="folder of the samples")
+    parser.add_argument("--fresh", action="store_true", help="measure what is there, too")
     chosen = parser.parse_args(arguments)
-    with np.load(chosen.data) as arrays:
-        stack = next(iter(arrays.values()))
-    _, held_out = split(lambda: [{"x": each} for each in stack])
+    stacks = feeds("lite0-folded", chosen.data, SAMPLES)
+    samples = [{"x": next(iter(feed.values()))} for feed in stacks]
+    _, held_out = split(lambda: samples)
     network = _lite0()
     results = Results("channels-oneshot-torch-pruning")
     with tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder, Worker() as worker:
@@ -51,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         expected = outputs(network)
         for amount in (0.1, 0.2, 0.3):
             key = f"oneshot/lite0-folded/{amount}/torch-pruning"
-            if key in results:
+            if key in results and not chosen.fresh:
                 continue
             try:
                 pruned, share = _pruned(network, amount)
