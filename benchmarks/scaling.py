@@ -51,7 +51,7 @@ _MODELS = ("digits", "lite0-folded", "minilm", "ocr-cls", "ocr-rec", "ocr-det")
 #: The model and the number of samples that workers are compared on, and how often, in turn.
 _SHARED, _SAMPLES, _ROUNDS = "lite0-folded", 512, 3
 #: The cost of one sample comes from passes over so many and so many more.
-_FEW, _MANY = 32, 96
+_FEW, _MANY = 32, 544
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -27,7 +27,7 @@ _PUT_BACK: Mapping[Effort, int] = {"low": 0, "medium": 6, "high": 24}
 _LEFT_ALONE, _NOTICEABLY = 8, 0.99
 #: Other samples may be worse than those that a plan was chosen by: so many standard errors of the
 #: noise are allowed for, and each time that other samples are worse indeed, so many more.
-_MARGIN = 1.0
+_MARGIN = 1.5
 #: Flips that are so small a part of the budget are none to do anything about; else plans are looked
 #: at so many steps further on, and one is taken that takes at most so many times as long.
 _HARDLY_ANY = 0.25
