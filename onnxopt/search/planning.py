@@ -25,9 +25,10 @@ _PUT_BACK: Mapping[Effort, int] = {"low": 0, "medium": 6, "high": 24}
 #: So many regions are tried without their treatment where the sum of the parts is misleading, and
 #: left without it if that takes so much of the time.
 _LEFT_ALONE, _NOTICEABLY = 8, 0.99
-#: Other samples may be worse than those that a plan was chosen by: so many standard errors of the
-#: noise are allowed for, and each time that other samples are worse indeed, so many more.
-_MARGIN = 1.5
+#: Other samples may be worse than those that a plan was chosen by, the more so since the luckiest
+#: of many plans is chosen: so many standard errors of the noise are allowed for, and each time that
+#: other samples are worse indeed, so many more.
+_MARGIN, _WIDENED = 2.5, 1.0
 #: Flips that are so small a part of the budget are none to do anything about; else plans are looked
 #: at so many steps further on, and one is taken that takes at most so many times as long.
 _HARDLY_ANY = 0.25
@@ -158,7 +159,7 @@ class _Search:
             self._tried[_key(plan)] = None  # nor is it to be come back to
             if finding.speed is not None:
                 break  # it was too slow, and plans further down save less
-            start, margin = index + max(1, (len(way) - index) // 16), margin + _MARGIN
+            start, margin = index + max(1, (len(way) - index) // 16), margin + _WIDENED
         finding.choices = {}
         finding.reason = finding.reason or "every plan is over the budget"
 
