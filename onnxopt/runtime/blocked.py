@@ -52,21 +52,22 @@ def blocked_session(
         outputs: The outputs in question.
 
     Returns:
-        None where the runtime reorders none of them, or does not take its own graph.
+        None where the runtime reorders none of them, does not take its own graph, or cannot write
+        it down.
     """
-    block = _block_size()
-    if block is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="onnxopt-blocked-") as folder:
-        path = os.path.join(folder, "model.onnx")
-        _optimized(model, path, threads)
-        names = _let_through(path, frozenset(outputs), block)
-        if not names:
+    try:
+        block = _block_size()
+        if block is None:
             return None
-        try:
+        with tempfile.TemporaryDirectory(prefix="onnxopt-blocked-") as folder:
+            path = os.path.join(folder, "model.onnx")
+            _optimized(model, path, threads)
+            names = _let_through(path, frozenset(outputs), block)
+            if not names:
+                return None
             session = _as_it_is(path, threads)
-        except Exception:  # the runtime's have no class in common; the model runs without this
-            return None
+    except Exception:  # the runtime's have no class in common; the model runs without this
+        return None
     return BlockedSession(session, {given: name for name, given in names.items()}, block)
 
 

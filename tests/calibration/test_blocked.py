@@ -22,6 +22,7 @@ from onnxopt.calibration.activation import Activation
 from onnxopt.calibration.lots import lot_of
 from onnxopt.model import from_proto
 from onnxopt.numerics.layer_inputs import ConvolutionInput
+from onnxopt.runtime import blocked
 from onnxopt.runtime.worker import Worker
 from tests.differential import parse
 
@@ -101,6 +102,17 @@ def test_blocks_are_used_where_the_runtime_has_them() -> None:
     if blocks["wide"] == 1:
         pytest.skip("the runtime has no blocks on this processor")
     assert 32 % blocks["wide"] == 0
+
+
+def test_where_the_graph_cannot_be_written_down_it_is_done_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(model: str | bytes, path: str, threads: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(blocked, "_optimized", full)
+    blocked._block_size.cache_clear()
+    assert blocked.blocked_session(_bytes(), 1, ["wide", "odd"]) is None
 
 
 class _Spy:
