@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import pathlib
 import secrets
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -38,6 +39,7 @@ class _Piece:
         threads: Threads for one operator.
         bound: What is known of the lots that count; see `Lots`.
         let_through: See `Sweep`.
+        folder: Where both sides have files, for what was seen; None where they share none.
     """
 
     sweep: str
@@ -48,6 +50,7 @@ class _Piece:
     threads: int
     bound: int
     let_through: bool
+    folder: pathlib.Path | None
 
     def read(self) -> Iterable[Feed]:
         """The samples."""
@@ -80,31 +83,39 @@ def observed_by_crew(
     total = Seen(0, 0, copy.deepcopy(dict(watches)))  # jobs take watches that have seen nothing
     count = samples.count() if isinstance(samples, Portable) else None
     on_step(step_text(0, count))
-    jobs = _jobs(samples, watches, threads, let_through)
-    for seen in crew.map(_observe, jobs, model=model):
-        total.merge(seen.unpacked())
-        on_step(step_text(total.samples, count))
+    with tempfile.TemporaryDirectory(prefix="onnxopt-seen-") as folder:
+        shared = pathlib.Path(folder) if crew.is_here else None
+        jobs = _jobs(samples, watches, threads, let_through, shared)
+        for seen in crew.map(_observe, jobs, model=model):
+            total.merge(seen.unpacked())
+            on_step(step_text(total.samples, count))
     return total
 
 
 def _jobs(
-    samples: Iterable[Feed], watches: Mapping[str, TensorWatch], threads: int, let_through: bool
+    samples: Iterable[Feed],
+    watches: Mapping[str, TensorWatch],
+    threads: int,
+    let_through: bool,
+    folder: pathlib.Path | None,
 ) -> Iterator[_Piece]:
     sweep = secrets.token_hex(8)
+
+    def piece(start: int, stop: int, feeds: list[Feed] | Portable, bound: int) -> _Piece:
+        return _Piece(sweep, start, stop, feeds, watches, threads, bound, let_through, folder)
+
     if isinstance(samples, Portable) and samples.seekable:
         count = samples.count()
         bound = Lots().bound if count is None else bound_of(count)
         for start, stop in pieces(count):
-            yield _Piece(sweep, start, stop, samples, watches, threads, bound, let_through)
+            yield piece(start, stop, samples, bound)
         return
     coming, lots = iter(samples), Lots()
     for start, stop in pieces():
         feeds = list(itertools.islice(coming, stop - start))
         if not feeds:
             return
-        yield _Piece(
-            sweep, start, start + len(feeds), feeds, watches, threads, lots.bound, let_through
-        )
+        yield piece(start, start + len(feeds), feeds, lots.bound)
         for place in range(start, start + len(feeds)):
             lots.draw(place)
 
@@ -117,9 +128,15 @@ def _observe(model: pathlib.Path | bytes | None, piece: _Piece) -> PackedSeen:
     """Do a job, in a process of the crew; once more where the runtime was killed."""
     assert model is not None
     try:
-        return _sweep(model, piece).one_piece(piece.read(), piece.start, Lots(piece.bound))
+        return _seen(model, piece)
     except RuntimeCrashError:
-        return _sweep(model, piece).one_piece(piece.read(), piece.start, Lots(piece.bound))
+        return _seen(model, piece)
+
+
+def _seen(model: pathlib.Path | bytes, piece: _Piece) -> PackedSeen:
+    # What is begun twice must not meet in one file.
+    target = None if piece.folder is None else piece.folder / secrets.token_hex(8)
+    return _sweep(model, piece).one_piece(piece.read(), piece.start, Lots(piece.bound), target)
 
 
 def _sweep(model: pathlib.Path | bytes, piece: _Piece) -> Sweep:

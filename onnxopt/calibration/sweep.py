@@ -51,15 +51,20 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True)
 class PackedSeen:
-    """What was seen of some samples, as it travels: with the pickle of the watches."""
+    """What was seen of some samples, as it travels: with the pickle of the watches, or its file."""
 
     samples: int
     digest: int
-    watches: bytes
+    watches: bytes | pathlib.Path
 
     def unpacked(self) -> Seen:
-        """As it can be looked at."""
-        return Seen(self.samples, self.digest, pickle.loads(self.watches))
+        """As it can be looked at; a file is read once and then gone."""
+        if isinstance(self.watches, bytes):
+            return Seen(self.samples, self.digest, pickle.loads(self.watches))
+        with self.watches.open("rb") as file:
+            watches = pickle.load(file)
+        self.watches.unlink()
+        return Seen(self.samples, self.digest, watches)
 
 
 class Sweep:
@@ -133,13 +138,16 @@ class Sweep:
         seen.watches = self._worker.watched(self._info.session)
         return seen
 
-    def one_piece(self, feeds: Iterable[Feed], start: int, lots: Lots) -> PackedSeen:
+    def one_piece(
+        self, feeds: Iterable[Feed], start: int, lots: Lots, target: pathlib.Path | None
+    ) -> PackedSeen:
         """Run the model on the samples of one piece, with watches that have seen nothing.
 
         Args:
             feeds: The samples.
             start: How many come before them.
             lots: What they draw from.
+            target: A file for the watches, where whoever asked can read it.
 
         Raises:
             CalibrationError: When a tensor cannot be observed; names it and the sample.
@@ -148,7 +156,10 @@ class Sweep:
         """
         self._worker.watch(self._info.session, self._watches)
         samples, digest = self._run(feeds, start, lots, None, lambda step: None)
-        return PackedSeen(samples, digest, self._worker.watched_packed(self._info.session))
+        if target is None:
+            return PackedSeen(samples, digest, self._worker.watched_packed(self._info.session))
+        self._worker.watched_into(self._info.session, target)
+        return PackedSeen(samples, digest, target)
 
     def _run(
         self,

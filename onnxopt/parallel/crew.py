@@ -44,9 +44,11 @@ class Crew(abc.ABC):
 
     Attributes:
         size: How many jobs are done at once.
+        is_here: Whether they all work on this machine, with its files.
     """
 
     size: int = 1
+    is_here: bool = False
 
     def map(
         self, function: Function[J, R], jobs: Iterable[J], *, model: pathlib.Path | None = None

@@ -29,6 +29,8 @@ class Processes(ExecutorCrew):
         workers: How many.
     """
 
+    is_here = True
+
     def __init__(self, workers: int) -> None:
         self.size = workers
         self._pool = self._new_pool()

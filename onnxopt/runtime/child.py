@@ -153,6 +153,11 @@ class Server:
         """The pickle of the watchers of a session, with what they know."""
         return pickle.dumps(self._watchers[session], pickle.HIGHEST_PROTOCOL)
 
+    def watched_into(self, session: int, path: str) -> None:
+        """Write the pickle of the watchers of a session, with what they know, to a file."""
+        with open(path, "wb") as file:
+            pickle.dump(self._watchers[session], file, pickle.HIGHEST_PROTOCOL)
+
     def hand_over(self, session: int) -> tuple[str, Watcher] | None:
         """One of the watchers of a session and its name; it is forgotten here. None for no more."""
         watchers = self._watchers[session]

@@ -206,6 +206,15 @@ class Worker:
         packed: bytes = self._ask("watched_packed", session=session)
         return packed
 
+    def watched_into(self, session: int, path: pathlib.Path) -> None:
+        """Write what `watched_packed` gives to a file: large things travel so with least copying.
+
+        Args:
+            session: The session.
+            path: Of the file, absolute.
+        """
+        self._ask("watched_into", session=session, path=str(path))
+
     def evaluate(
         self,
         model: bytes,

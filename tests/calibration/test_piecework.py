@@ -7,6 +7,7 @@ import itertools
 import os
 import pathlib
 import signal
+import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -119,6 +120,22 @@ def test_two_workers_see_what_one_sees(folder: pathlib.Path, crew: Crew) -> None
     assert same_bits(
         observe(model(), learn, REQUESTS, crew=crew), observe(model(), list(learn), REQUESTS)
     )
+
+
+def test_nothing_is_left_of_what_travelled_in_files(
+    folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    unlinked: list[str] = []
+    unlink = pathlib.Path.unlink
+    monkeypatch.setattr(
+        pathlib.Path, "unlink", lambda path: (unlinked.append(path.parent.name), unlink(path))
+    )
+    with Processes(2) as crew:
+        observe(model(), from_files(folder), REQUESTS, crew=crew)
+    travelled = [name for name in unlinked if name.startswith("onnxopt-seen-")]
+    assert len(travelled) == len(list(pieces(COUNT)))
+    assert not list(tmp_path.glob("onnxopt-*"))
 
 
 def test_a_worker_that_is_killed_half_way_changes_nothing(
