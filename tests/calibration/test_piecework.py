@@ -128,9 +128,12 @@ def test_nothing_is_left_of_what_travelled_in_files(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     unlinked: list[str] = []
     unlink = pathlib.Path.unlink
-    monkeypatch.setattr(
-        pathlib.Path, "unlink", lambda path: (unlinked.append(path.parent.name), unlink(path))
-    )
+
+    def noted(path: pathlib.Path) -> None:
+        unlinked.append(path.parent.name)
+        unlink(path)
+
+    monkeypatch.setattr(pathlib.Path, "unlink", noted)
     with Processes(2) as crew:
         observe(model(), from_files(folder), REQUESTS, crew=crew)
     travelled = [name for name in unlinked if name.startswith("onnxopt-seen-")]
