@@ -104,7 +104,8 @@ def _channels() -> list[str]:
         results = Results(path.stem)
         lines += [
             f"Pruned in one shot, without training: {path.stem.removeprefix('channels-oneshot-')}; "
-            f"{_circumstances(results)}.",
+            f"{_circumstances(results)}. Both models of a speed ran in turn on one core, another "
+            "benchmark on the other.",
             "",
             "| amount | tool | MACs | fidelity | speed |",
             "| --- | --- | --- | --- | --- |",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import pathlib
 import subprocess
 import sys
@@ -42,12 +43,20 @@ def peer_python(
     environment: pathlib.Path = _ENVIRONMENT,
     requirements: pathlib.Path = _HERE / "peer-requirements.txt",
 ) -> str:
-    """Interpreter of an environment of peers, which is made when first needed."""
-    python = environment / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)]
-        subprocess.run(install, check=True)
+    """Interpreter of an environment of peers, which is made when first needed.
+
+    What was not finished is made again; of several who need it one makes it.
+    """
+    python, finished = environment / "bin" / "python", environment / ".finished"
+    environment.mkdir(exist_ok=True)
+    with (environment / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished.exists():
+            print(f"{environment.name}: installing {requirements.name}", flush=True)
+            subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+            install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)]
+            subprocess.run(install, check=True)
+            finished.touch()
     return str(python)
 
 

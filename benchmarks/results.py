@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
 import json
 import math
 import os
@@ -20,6 +22,8 @@ FOLDER = pathlib.Path(__file__).parent / "results"
 class Results(MutableMapping[str, dict[str, Any]]):
     """The rows of one suite, with the machine they were measured on.
 
+    Several processes may add rows to the same suite; what others wrote is there after the next one.
+
     Args:
         suite: Name of the suite and of its file.
         fresh: Forget earlier rows.
@@ -30,7 +34,12 @@ class Results(MutableMapping[str, dict[str, Any]]):
         self._rows: dict[str, dict[str, Any]] = {}
         self._dates: dict[str, str] = {}
         self.environment: dict[str, Any] = {}
-        if self._path.exists() and not fresh:
+        if fresh:
+            self._path.unlink(missing_ok=True)
+        self._read()
+
+    def _read(self) -> None:
+        if self._path.exists():
             known = json.loads(self._path.read_text())
             self._rows, self.environment = known["rows"], known["environment"]
             self._dates = known.get("dates", {})
@@ -39,14 +48,14 @@ class Results(MutableMapping[str, dict[str, Any]]):
         return self._rows[key]
 
     def __setitem__(self, key: str, row: dict[str, Any]) -> None:
-        self._rows[key] = _plain(row)
-        self._dates[key] = datetime.datetime.now(datetime.UTC).date().isoformat()
-        self._save()
+        with self._changing():
+            self._rows[key] = _plain(row)
+            self._dates[key] = datetime.datetime.now(datetime.UTC).date().isoformat()
 
     def __delitem__(self, key: str) -> None:
-        del self._rows[key]
-        self._dates.pop(key, None)
-        self._save()
+        with self._changing():
+            del self._rows[key]
+            self._dates.pop(key, None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -54,14 +63,20 @@ class Results(MutableMapping[str, dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def _save(self) -> None:
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change what is on disk, while nobody else does."""
         FOLDER.mkdir(exist_ok=True)
-        self.environment = environment(threads=1)
-        document = {"environment": self.environment, "dates": self._dates, "rows": self._rows}
-        text = json.dumps(document, indent=1, sort_keys=True)
-        unfinished = self._path.with_suffix(".unfinished")
-        unfinished.write_text(text + "\n")
-        os.replace(unfinished, self._path)
+        with (FOLDER / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._read()
+            yield
+            self.environment = environment(threads=1)
+            document = {"environment": self.environment, "dates": self._dates, "rows": self._rows}
+            text = json.dumps(document, indent=1, sort_keys=True)
+            unfinished = self._path.with_suffix(".unfinished")
+            unfinished.write_text(text + "\n")
+            os.replace(unfinished, self._path)
 
     @property
     def dates(self) -> list[str]:

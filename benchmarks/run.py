@@ -12,14 +12,20 @@ DATA is the folder of samples that `benchmarks.quantization_data` reads; parts t
 out without it, which is said. Each part is a command of its own that can be run alone, keeps its
 results after each measurement in ``benchmarks/results/``, and does not measure again what is there:
 after an interruption, run the same again. A part that fails stops no other.
+
+Parts that are about time run alone. Those that are about accuracy run two at a time afterwards,
+each on a core of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
 import importlib
+import os
 import pathlib
+import queue
 import shlex
 import subprocess
 import sys
@@ -45,6 +51,7 @@ class Part:
         tools: Tools that can be chosen with ``--tools``; likewise.
         only: The one model that it is about.
         fresh: Whether the command has ``--fresh``.
+        timed: Whether it needs the machine for itself.
     """
 
     name: str
@@ -55,6 +62,7 @@ class Part:
     tools: tuple[str, ...] = ()
     only: str = ""
     fresh: bool = True
+    timed: bool = True
 
     @property
     def needs_data(self) -> bool:
@@ -67,45 +75,50 @@ _REAL = ("lite0-bn", "lite0-folded", "minilm", *_OCR, "silero-vad", "digits")
 _QUANTIZERS = ("ort-minmax", "ort-entropy", "ort-percentile", "ort-dynamic")
 _SIMPLIFIERS = ("onnxopt", "onnxsim", "onnxslim", "onnxscript")
 _ONESHOT = ("lite0-folded", "minilm", "ocr-rec")
+_SPARSIFIERS = (
+    "onnxopt magnitude",
+    "onnxopt wanda",
+    "onnxopt obs",
+    "onnxopt obs, LAMP",
+    "onnxopt obs, measured",
+    "onnxsim magnitude",
+    "onnxsim Wanda",
+    "onnxsim SparseGPT",
+)
 
 PARTS = (
     Part("demo", "benchmarks.demo", 1),
     Part(
         "simplification",
         "benchmarks.simplification",
-        18,
+        14,
         models=(*_REAL, "chain-1000", "chain-5000", "chain-20000", "transformer-1.2gb"),
         tools=_SIMPLIFIERS,
     ),
     Part(
         "quantization",
         "benchmarks.quantization",
-        22,
+        17,
         ("DATA",),
         models=tuple(name for name in _REAL if name != "lite0-bn"),
         tools=("onnxopt", "onnxopt-exact", *_QUANTIZERS),
     ),
-    Part(
-        "sparsity",
-        "benchmarks.sparsity",
-        20,
-        ("DATA",),
-        models=("lite0-folded", "minilm"),
-        tools=(
-            "onnxopt magnitude",
-            "onnxopt wanda",
-            "onnxopt obs",
-            "onnxopt obs, LAMP",
-            "onnxopt obs, measured",
-            "onnxsim magnitude",
-            "onnxsim Wanda",
-            "onnxsim SparseGPT",
-        ),
+    *(
+        Part(
+            f"sparsity-{name}",
+            "benchmarks.sparsity",
+            minutes,
+            ("DATA", "--models", name),
+            tools=_SPARSIFIERS,
+            only=name,
+            timed=False,
+        )
+        for name, minutes in (("lite0-folded", 10), ("minilm", 40))
     ),
     Part(
         "storage",
         "benchmarks.storage",
-        8,
+        10,
         models=("lite0-folded", "minilm", "fashion-mnist", "matmul-1024"),
     ),
     Part(
@@ -114,10 +127,11 @@ PARTS = (
         8,
         ("DATA",),
         models=("fashion-mnist", "digits", "ocr-cls", "lite0-folded"),
+        timed=False,
     ),
-    Part("channels-exact", "benchmarks.channels", 3, ("exact",)),
+    Part("channels-exact", "benchmarks.channels", 1, ("exact",), timed=False),
     Part("channels-gain", "benchmarks.channels", 2, ("gain",)),
-    Part("channels-widths", "benchmarks.channels", 2, ("widths",)),
+    Part("channels-widths", "benchmarks.channels", 1, ("widths",)),
     *(
         Part(
             f"channels-oneshot-{name}",
@@ -125,6 +139,7 @@ PARTS = (
             6,
             ("oneshot", "--model", name, "--data", "DATA"),
             only=name,
+            timed=False,
         )
         for name in _ONESHOT
     ),
@@ -134,6 +149,7 @@ PARTS = (
         2,
         ("DATA",),
         only="lite0-folded",
+        timed=False,
     ),
     Part(
         "importer",
@@ -150,8 +166,9 @@ PARTS = (
             ("DATA", what),
             only="lite0-folded",
             fresh=False,
+            timed=what != "fidelity",
         )
-        for what, minutes in (("cost", 6), ("pace", 1), ("fidelity", 3))
+        for what, minutes in (("cost", 3), ("pace", 1), ("fidelity", 3))
     ),
     Part(
         "scaling",
@@ -182,18 +199,21 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.list:
         for part in parts:
             needs = "needs DATA" if part.needs_data else ""
-            print(f"{part.name:32} {part.minutes:3} min  {needs}")
-        print(f"{'together':32} {sum(part.minutes for part in parts):3} min")
+            how = "alone" if part.timed else "beside another"
+            print(f"{part.name:32} {part.minutes:3} min  {how:15} {needs}".rstrip())
+        print(f"{'together':32} {_together(parts):3} min")
         return
     failed: list[str] = []
     if not chosen.page:
+        waiting = []
         for part, command in commands(
             parts, chosen.data, chosen.models, chosen.tools, chosen.fresh
         ):
             if command is None:
                 print(f"{part.name}: left out, since it needs the folder of samples", flush=True)
-            elif not _run(part, command):
-                failed.append(part.name)
+            else:
+                waiting.append((part, command))
+        failed = _run_all(waiting)
     _write_pages()
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the other parts are done")
@@ -237,14 +257,67 @@ def commands(
     return found
 
 
-def _run(part: Part, command: list[str]) -> bool:
-    """Run a part; whether it did not fail."""
-    print(f"{part.name}: {shlex.join(command[1:])}", flush=True)
+def _run_all(waiting: Sequence[tuple[Part, list[str]]]) -> list[str]:
+    """Run parts, those alone that are timed; the names of those that failed."""
+    outcomes = {part.name: _run(part, command) for part, command in waiting if part.timed}
+    lanes: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for core in _lanes():
+        lanes.put(core)
+
+    def beside(part: Part, command: list[str]) -> bool:
+        core = lanes.get()
+        try:
+            return _run(part, command, core)
+        finally:
+            lanes.put(core)
+
+    with concurrent.futures.ThreadPoolExecutor(len(_lanes())) as pool:
+        futures = {
+            part.name: pool.submit(beside, part, command)
+            for part, command in _longest_first(waiting)
+        }
+        outcomes |= {name: future.result() for name, future in futures.items()}
+    return [part.name for part, _ in waiting if not outcomes[part.name]]
+
+
+def _longest_first(waiting: Sequence[tuple[Part, list[str]]]) -> list[tuple[Part, list[str]]]:
+    """Those that are not timed, so that both cores have work to the end."""
+    return sorted(
+        (each for each in waiting if not each[0].timed), key=lambda each: -each[0].minutes
+    )
+
+
+def _lanes() -> list[int]:
+    """Cores on which parts run beside one another; no more than two, for memory's sake."""
+    return sorted(os.sched_getaffinity(0))[:2]
+
+
+def _together(parts: Sequence[Part]) -> int:
+    """Minutes that parts take on two cores."""
+    ends = [0, 0]
+    for part, _ in _longest_first([(part, []) for part in parts]):
+        ends[ends.index(min(ends))] += part.minutes
+    return sum(part.minutes for part in parts if part.timed) + max(ends)
+
+
+def _run(part: Part, command: list[str], core: int | None = None) -> bool:
+    """Run a part, on one core or wherever it likes; whether it did not fail."""
+    if core is not None:
+        command = [sys.executable, "-c", _ON_A_CORE, str(core), *command]
+    print(f"{part.name}: {shlex.join(command[1:] if core is None else command[5:])}", flush=True)
     start = time.perf_counter()
     code = subprocess.run(command, check=False).returncode
     words = "done" if code == 0 else f"failed (exit code {code})"
     print(f"{part.name}: {words} in {time.perf_counter() - start:.0f} s", flush=True)
     return code == 0
+
+
+#: What a part starts stays on its core, too.
+_ON_A_CORE = """
+import os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def _write_pages() -> None:

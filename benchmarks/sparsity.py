@@ -43,6 +43,8 @@ __all__ = ["main"]
 _MODELS = ("lite0-folded", "minilm")
 _LEVELS = ("0.3", "0.5", "0.6", "0.7", "2:4")
 _CALIBRATION, _JUDGED = range(24), range(32, 64)
+#: A tool that takes longer for one model is stopped, so that the whole stays under two hours.
+_LIMIT_SECONDS = 300
 _WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 #: Options of our pass by what a row is called.
@@ -148,7 +150,12 @@ class _Case:
         else:
             command = [peer_python(), "-c", _PEER_SCRIPT, str(self._source), str(target)]
             command += [str(self._samples), _PEERS[tool], level]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=False, timeout=_LIMIT_SECONDS
+                )
+            except subprocess.TimeoutExpired:
+                return {"failed": f"stopped after {_LIMIT_SECONDS} s"}
             if done.returncode:
                 return {"failed": done.stderr.strip().splitlines()[-1][:300]}
         seconds = time.perf_counter() - start

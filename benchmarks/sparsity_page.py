@@ -35,7 +35,7 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return ""
     if "failed" in row:
-        return "fails"
+        return row["failed"] if row["failed"].startswith("stopped") else "fails"
     text = f"{row['sqnr_db']:.1f} dB"
     if row["agreement"] is None:
         text += f", {row['cosine']:.3f}"

@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+import subprocess
 import sys
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import page, plots, quoted, results, scaling
+from benchmarks import page, peers, plots, quoted, results, scaling
 from benchmarks import run as bench
 from benchmarks.processes import measure
 from benchmarks.zoo import example_feeds
@@ -143,15 +144,58 @@ class TestParts:
             bench.Part("first", "benchmarks.no_such_module", 1),
             bench.Part("second", "this", 1),
             bench.Part("third", "this", 1, ("DATA",)),
+            bench.Part("fourth", "this", 1, timed=False),
+            bench.Part("fifth", "benchmarks.no_such_module", 2, timed=False),
         )
         monkeypatch.setattr(bench, "PARTS", parts)
         monkeypatch.setattr(bench, "_write_pages", lambda: print("pages", flush=True))
-        with pytest.raises(SystemExit, match="failed: first"):
+        with pytest.raises(SystemExit, match="failed: first, fifth;"):
             bench.main([])
         told = capsys.readouterr().out
         assert "second: done" in told
         assert "third: left out" in told
+        assert "fourth: done" in told
+        assert told.index("second: done") < told.index("fourth: -m this")
         assert told.endswith("pages\n")
+
+    def test_how_long_they_take_together(self) -> None:
+        accuracy = [bench.Part(name, "this", int(name), timed=False) for name in ("1", "4", "2")]
+        assert bench._together([bench.Part("alone", "this", 5), *accuracy]) == 5 + 4
+        assert bench._together(bench.PARTS) < 120
+
+    def test_a_part_beside_others_stays_on_its_core(
+        self, tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        core = bench._lanes()[-1]
+        command = [sys.executable, "-c", "import os; print('on', os.sched_getaffinity(0))"]
+        assert bench._run(bench.Part("one", "this", 1, timed=False), command, core)
+        assert f"on {{{core}}}" in capfd.readouterr().out
+
+
+def test_an_environment_of_peers_that_was_not_finished_is_made_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def install(command: list[Any], *, check: bool) -> None:
+        ran.append(str(command[2]))
+        if command[2] == "pip" and len(ran) < 3:
+            raise OSError("interrupted")
+
+    monkeypatch.setattr(subprocess, "run", install)
+    with pytest.raises(OSError, match="interrupted"):
+        peers.peer_python(tmp_path / "made", tmp_path / "requirements.txt")
+    peers.peer_python(tmp_path / "made", tmp_path / "requirements.txt")
+    assert peers.peer_python(tmp_path / "made").endswith("made/bin/python")
+    assert ran == ["venv", "pip", "venv", "pip"]
+
+
+def test_two_processes_add_to_the_same_results() -> None:
+    one, other = results.Results("sparsity"), results.Results("sparsity")
+    one["a"], other["b"] = {"value": 1}, {"value": 2}
+    assert set(other) == set(results.Results("sparsity")) == {"a", "b"}
+    del one["a"]
+    assert set(results.Results("sparsity", fresh=True)) == set()
 
 
 def test_a_network_that_cannot_be_measured_is_told() -> None:
