@@ -61,7 +61,8 @@ class Activation:
         """A view of the numbers as [N, C / b, b, ...], with b channels that lie together."""
         batch, channels, *sizes = self.shape
         laid = self.numbers.reshape(batch, channels // self._block, *sizes, self._block)
-        return np.moveaxis(laid, -1, 2)
+        last = laid.ndim - 1
+        return laid.transpose(0, 1, last, *range(2, last))
 
     def channel_extremes(self, axis: int) -> tuple[Array, Array]:
         """Least and greatest number of each channel."""

@@ -26,7 +26,7 @@ __all__ = ["Observations"]
 
 T = TypeVar("T", bound=Observer)
 
-_FORMAT = 2
+_FORMAT = 3
 _SPECS: Mapping[str, type[ObserverSpec[Any]]] = {
     spec.kind: spec for spec in (Channels, Gram, Histogram, Range, Rows)
 }

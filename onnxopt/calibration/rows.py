@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
 import math
@@ -25,6 +26,7 @@ _FOR_A_COLUMN = 4
 #: So many of a sample are never too many, nor so many numbers in up to so many rows.
 _ALWAYS = 8
 _NUMBERS, _CHEAP = 1 << 14, 32
+_OTHER_COLUMNS = "has another number of columns in another sample"
 
 
 class RowsObserver(Observer):
@@ -40,6 +42,7 @@ class RowsObserver(Observer):
     def __init__(self, layer: LayerInput | None, most_bytes: int, per_sample: int) -> None:
         self.layer, self._most_bytes, self._per_sample = layer, most_bytes, per_sample
         self._kept: list[tuple[int, Array]] = []
+        self._most: tuple[tuple[int, ...], int] | None = None  # of the last shape, mostly the next
 
     def update(self, activation: Activation) -> None:  # noqa: D102
         assert self.layer is not None, "observations from a file are not added to"
@@ -48,34 +51,43 @@ class RowsObserver(Observer):
         if lot is None or (len(self._kept) == DRAWN and lot > self._kept[-1][0]):
             return
         try:
-            size, columns = self.layer.row_size(shape), self.layer.columns(shape)
-            most = rows_of_a_sample(size, columns, self._per_sample, self._most_bytes)
+            if self._most is None or self._most[0] != shape:
+                self._most = shape, self._rows_of_a_sample(self.layer, shape)
             if self.layer.has_channels:
-                part = self.layer.part(activation.parted, most, lot)
+                part = self.layer.part(activation.parted, self._most[1], lot)
             else:
-                part = self.layer.part(activation.values, most, lot)
+                part = self.layer.part(activation.values, self._most[1], lot)
         except ValueError as error:
             raise UnobservableError(str(error)) from error
-        self._keep([(lot, part.astype(np.float32, copy=False))])
+        self._take(lot, part.astype(np.float32, copy=False))
+
+    def _rows_of_a_sample(self, layer: LayerInput, shape: tuple[int, ...]) -> int:
+        size, columns = layer.row_size(shape), layer.columns(shape)
+        return rows_of_a_sample(size, columns, self._per_sample, self._most_bytes)
 
     def miss(self, lot: int) -> None:  # noqa: D102
-        self._keep([(lot, np.zeros(0, np.float32))])
+        self._take(lot, np.zeros(0, np.float32))
+
+    def _take(self, lot: int, part: Array) -> None:
+        """Keep a part of one more sample, whose lot is none of those that are kept."""
+        known = next((each for _, each in self._kept if each.size), part)
+        if part.size and self._columns(part) != self._columns(known):
+            raise UnobservableError(_OTHER_COLUMNS)
+        bisect.insort(self._kept, (lot, part), key=_lot)
+        del self._kept[DRAWN:]
 
     def merge(self, other: Self) -> None:  # noqa: D102
-        self._keep(other._kept)
-
-    def _keep(self, parts: list[tuple[int, Array]]) -> None:
-        kept = sorted(self._kept + parts, key=_lot)
+        kept = sorted(self._kept + other._kept, key=_lot)
         if any(one[0] == two[0] for one, two in itertools.pairwise(kept)):
             kept.sort(key=lambda each: (each[0], each[1].tobytes()))  # of different passes
         kept = kept[:DRAWN]
         if len({self._columns(part) for _, part in kept if part.size}) > 1:
-            raise UnobservableError("has another number of columns in another sample")
+            raise UnobservableError(_OTHER_COLUMNS)
         self._kept = kept
 
     def _columns(self, part: Array) -> tuple[int, ...]:
         """What parts of inputs to the same layer have in common."""
-        return (part.ndim, part.shape[1] if part.ndim == 2 else part.shape[0])
+        return (part.ndim, part.shape[1] if part.ndim == 2 else part.shape[0] * part.shape[1])
 
     @property
     def seen(self) -> int:
@@ -104,9 +116,10 @@ class RowsObserver(Observer):
         return mean_gram(self.rows.transpose(1, 0, 2))
 
     def arrays(self) -> dict[str, Array]:  # noqa: D102
-        axes = max((part.ndim for _, part in self._kept if part.size), default=0)
-        shapes = [part.shape if part.size else (0,) * axes for _, part in self._kept]
-        numbers = [part.reshape(-1) for _, part in self._kept]
+        parts = [_ordered(part) for _, part in self._kept]
+        axes = max((part.ndim for part in parts if part.size), default=0)
+        shapes = [part.shape if part.size else (0,) * axes for part in parts]
+        numbers = [part.reshape(-1) for part in parts]
         return {
             "lots": np.array([lot for lot, _ in self._kept], np.uint64),
             "shapes": np.array(shapes, np.int64).reshape(len(shapes), axes),
@@ -177,6 +190,13 @@ def rows_of_a_sample(size: int, columns: int, per_sample: int, most_bytes: int) 
     cheap = min(_CHEAP, _NUMBERS // max(1, size))
     enough = max(_ALWAYS, cheap, _FOR_A_COLUMN * columns // DRAWN)
     return max(1, min(per_sample, room, enough))
+
+
+def _ordered(part: Array) -> Array:
+    """The part with its channels, if it has any, in one axis: the same however they lay."""
+    if part.ndim < 3:
+        return part
+    return part.reshape(part.shape[0] * part.shape[1], 1, *part.shape[2:])
 
 
 def _lot(kept: tuple[int, Array]) -> int:

@@ -174,20 +174,22 @@ class ConvolutionInput(LayerInput):
         """What the kernel reaches at runs of places along the last axis, with zeros beyond edges.
 
         Returns:
-            [channels, runs, *reach of all axes but the last, numbers in a run], for which neither
-            the whole array is padded nor rows are laid out, which would take several times as long.
+            [outer, inner, runs, *reach of all axes but the last, numbers in a run], in memory in
+            the order of the array, for which neither the whole array is padded nor rows are laid
+            out, which would take several times as long.
         """
         batch, outer, inner, *sizes = array.shape
         plan = _runs(self, (batch, outer * inner, *sizes), most)
         first = (seed >> 32) % plan.firsts
         begin = seed % plan.begins * self.strides[-1] - plan.pads[-1]
-        shape = (outer, inner, plan.runs, *self.reach[:-1], plan.width)
-        flat = (outer * inner, *shape[2:])
         if plan.pointwise:
             step = plan.step * self.strides[0]
-            lines = array[0, :, :, first * self.strides[0] :: step, begin : begin + plan.width]
-            return lines[:, :, : plan.runs].copy().reshape(flat)
-        part = np.zeros(shape, array.dtype)
+            stop = first * self.strides[0] + (plan.runs - 1) * step + 1
+            lines = array[0, :, :, first * self.strides[0] : stop : step]
+            return lines[:, :, :, None, begin : begin + plan.width].copy(order="K")
+        lengths = (*self.reach[:-1], plan.width)
+        laid = np.zeros((outer, plan.runs, *lengths, inner), array.dtype)
+        part = laid.transpose(0, laid.ndim - 1, *range(1, laid.ndim - 1))
         for run in range(plan.runs):
             left, starts = first + run * plan.step, [begin]
             for axis in range(len(plan.leading) - 2, -1, -1):
@@ -195,18 +197,19 @@ class ConvolutionInput(LayerInput):
                 starts.insert(0, place * self.strides[axis] - plan.pads[axis])
             source: list[slice] = []
             target: list[slice] = []
-            for start, length, size in zip(starts, part.shape[3:], sizes, strict=True):
+            for start, length, size in zip(starts, lengths, sizes, strict=True):
                 low, high = max(start, 0), max(min(start + length, size), 0)
                 source.append(slice(low, high))
                 target.append(slice(low - start, high - start))
             there: Any = (slice(None), slice(None), run, *target)
             here: Any = (left, slice(None), slice(None), *source)
             part[there] = array[here]
-        return part.reshape(flat)
+        return part
 
     def rows_of_part(self, part: Array) -> Array:  # noqa: D102
         bare = dataclasses.replace(self, pads=(0,) * len(self.pads), auto_pad="VALID")
-        return bare.rows(np.moveaxis(part, 1, 0))
+        channels = part.shape[0] * part.shape[1]
+        return bare.rows(np.moveaxis(part.reshape(channels, *part.shape[2:]), 1, 0))
 
     def row_size(self, shape: tuple[int, ...]) -> int:  # noqa: D102
         self.places(shape)
