@@ -97,7 +97,7 @@ def compress(
     given = {"target": aim.target(), "threads": threads, "seconds": seconds, **crew.given()}
     settings = _settings(recipe, given, budget, labels, epochs)
     with progress(reports.is_silent) as on_step:
-        result = run(model, output, data, settings, on_step=on_step)
+        result = run(model, output, data, settings, details=reports.wants_details, on_step=on_step)
     reports.show(reports.write("compress", result.to_dict()), compression_lines(result))
 
 

@@ -11,10 +11,12 @@ import numpy as np
 
 from onnxopt.accuracy import Score, fidelity
 from onnxopt.analysis.inspection import inspect_model
+from onnxopt.compress.closer_look import layers_beside
 from onnxopt.compress.report import StageReport
 from onnxopt.compress.settings import CompressSettings
 from onnxopt.data import Feed
 from onnxopt.errors import ModelError, OnnxoptError, OptionError
+from onnxopt.findings import Layer
 from onnxopt.model import bytes_on_disk, load
 from onnxopt.runtime.statistics import Ratio, latency, ratio
 from onnxopt.runtime.trial import race
@@ -113,6 +115,20 @@ class Judge:
             case "macs":
                 return self._macs_left(path)
         return 1 / (speed or self.speed(path)[0]).median
+
+    def layers(self, path: pathlib.Path, prepared: pathlib.Path) -> list[Layer]:
+        """The layers of a model beside the original's; see `layers_beside`."""
+        return layers_beside(
+            self.path,
+            prepared,
+            path,
+            self.held_out,
+            self.typical,
+            worker=self._worker,
+            threads=self._settings.threads,
+            seconds=self._settings.seconds / 2,
+            on_step=self._on_step,
+        )
 
     def _macs_left(self, path: pathlib.Path) -> float:
         before, after = (_macs(each, self.typical) for each in (self.path, path))

@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxopt.accuracy import Fidelity
 from onnxopt.compress.settings import Target
+from onnxopt.findings import Findings, Layer
 from onnxopt.runtime.statistics import Ratio
 
 __all__ = ["CompressReport", "StageReport"]
@@ -73,6 +74,8 @@ class CompressReport:
         notes: Sentences for the user.
         seconds: Time of the whole.
         environment: Machine and versions.
+        layers: Those of the result, where somebody asked for details; of several facts on the same
+            layer each may tell a part.
     """
 
     source: str
@@ -86,6 +89,7 @@ class CompressReport:
     notes: list[str] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
+    layers: list[Layer] = dataclasses.field(default_factory=list)
 
     @property
     def result(self) -> StageReport | None:
@@ -99,8 +103,9 @@ class CompressReport:
             **{
                 field.name: getattr(self, field.name)
                 for field in dataclasses.fields(self)
-                if field.name not in ("target", "stages")
+                if field.name not in ("target", "stages", "layers")
             },
             "target": dataclasses.asdict(self.target),
             "stages": [stage.to_dict() for stage in self.stages],
+            **Findings(layers=self.layers).to_dict(),
         }

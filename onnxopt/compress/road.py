@@ -27,7 +27,7 @@ from onnxopt.compress.journal import InterruptedCompressionError, Journal, Step
 from onnxopt.compress.judge import Judge
 from onnxopt.compress.report import CompressReport, StageReport
 from onnxopt.compress.settings import CompressSettings
-from onnxopt.errors import ModelError, OnnxoptError
+from onnxopt.errors import ModelError, OnnxoptError, RuntimeCrashError, RuntimeRefusalError
 from onnxopt.model import bytes_on_disk, copy, load, save
 from onnxopt.optimizer import Settings, optimize
 from onnxopt.report.formats import seconds_text
@@ -54,6 +54,7 @@ def compress(
     settings: CompressSettings | None = None,
     *,
     work: str | os.PathLike[str] | None = None,
+    details: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> CompressReport:
     """Make a model smaller and faster, training it to answer as it did.
@@ -66,6 +67,7 @@ def compress(
         settings: Which road to take.
         work: Folder for what is done so far, from which the same call goes on after an
             interruption; beside the target when None. It is removed in the end.
+        details: Look at the result layer by layer, for the report.
         on_step: Told what is being done.
 
     Raises:
@@ -87,6 +89,8 @@ def compress(
             with tempfile.TemporaryDirectory(prefix="onnxopt-compress-") as folder:
                 road = _Road(path, pathlib.Path(folder), journal, settings, judge, on_step)
                 report = road.walk()
+                if details and road.chosen_path != path:
+                    _look_closer(report, judge, road)
             on_step("writing")
             if road.chosen_path == path:
                 copy(path, out)
@@ -100,6 +104,13 @@ def compress(
     report.target_path = str(out)
     report.seconds = time.perf_counter() - start
     return report
+
+
+def _look_closer(report: CompressReport, judge: Judge, road: _Road) -> None:
+    try:
+        report.layers = judge.layers(road.chosen_path, road.prepared_path)
+    except (RuntimeRefusalError, RuntimeCrashError) as error:
+        report.notes.append(f"Layers could not be measured: {error}")
 
 
 class _Road:
@@ -136,12 +147,13 @@ class _Road:
             place.mkdir()
             for number in judge.calibration[::step]:
                 np.savez(place / f"{number:07}.npz", **judge.data.feed(number))  # type: ignore[arg-type]  # numpy's stub knows one keyword of its own
-        self.chosen_path = source
+        self.chosen_path = self.prepared_path = source
 
     def walk(self) -> CompressReport:
         """Take the road, again with less pruning where it costs too much, and choose."""
         settings = self.settings
         start = self._stage("prepare", settings.prepare, self.source, exact=True)
+        self.prepared_path = start
         amounts = self._amounts(start)
         for attempt, amount in enumerate(amounts):
             done = self._attempt(start, amount)

@@ -117,6 +117,13 @@ def test_steps_say_how_far_they_are(paths: dict[str, pathlib.Path]) -> None:
     assert f"running the original, sample {count} of {count}" in steps
 
 
+def test_layers_are_looked_at_where_somebody_wants_to_know(paths: dict[str, pathlib.Path]) -> None:
+    report = compress(paths["teacher"], paths["out"], paths["data"], FAST, details=True)
+    page = view(json.loads(json_text(document("compress", report.to_dict()))))
+    assert list(page.sections) == ["road", "layers", "training", "again"]
+    assert any(sentence.startswith("Slowest layer: ") for sentence in page.lead)
+
+
 def test_ctrl_c_while_training_ends_the_road(paths: dict[str, pathlib.Path]) -> None:
     def stop(step: str) -> None:
         if step.startswith("distill: distilling: step"):

@@ -8,9 +8,11 @@ from typing import Any
 from onnxopt.report.formats import bytes_text, decibels_text, percent_text, ratio_text, seconds_text
 from onnxopt.report.page.circumstances import circumstances
 from onnxopt.report.page.distill_view import history_curves
+from onnxopt.report.page.layer_section import add_layers
 from onnxopt.report.page.layer_table import noise_cell
 from onnxopt.report.page.report_view import ReportView, short_name
 from onnxopt.report.page.run_charts import curve_charts, stage_chart, tradeoff_chart
+from onnxopt.report.page.run_headline import blame
 from onnxopt.report.page.tables import Cell, Column, Table, cell
 from onnxopt.runtime.statistics import Ratio
 
@@ -45,6 +47,7 @@ def compress_view(document: _Facts, prefix: str, room: int) -> ReportView:
         table=_table(f"{prefix}-stages", stages),
         notes=document["notes"],
     )
+    add_layers(page, document.get("layers", []), room)
     curves = [
         {**curve, "plot": f"{stage['label']}: {curve['plot']}"}
         for stage, full in zip(stages, document["stages"], strict=True)
@@ -97,12 +100,20 @@ def _lead(document: _Facts, chosen: _Facts | None) -> Iterator[str]:
         return
     speed = Ratio(chosen["speed"], chosen["speed_low"], chosen["speed_high"])
     size = percent_text(document["bytes_before"], chosen["bytes"])
-    yield f"Gained: {ratio_text(speed)} the original's speed, size {size}."
+    gained = (
+        "no speed that could be told from noise"
+        if speed.is_noise
+        else f"{speed.median:.2f} times the original's speed"
+    )
+    yield f"Gained: {gained}, size {size}."
     yield f"Cost: {_cost(chosen)}, on {chosen['samples']:,} samples that nothing learned from."
     target = document["target"]
     wanted = f"{target['of']} at {target['share']:.0%} of the original's"
-    reached = "reached" if chosen["reached"] else "not reached"
+    reached = "not reached"
+    if chosen["reached"]:
+        reached = "reached" if chosen["left"] <= target["share"] else "reached within 5 % of it"
     yield f"Target: {wanted}; {reached}, at {chosen['left']:.0%}."
+    yield from blame(document.get("layers", []), {})
     over = [stage["name"] for stage in document["stages"] if stage["objection"]]
     if over:
         yield f"Over the budget: {', '.join(over)}."
@@ -122,7 +133,8 @@ def _cards(document: _Facts, chosen: _Facts | None) -> Iterator[tuple[str, str, 
     speed = Ratio(chosen["speed"], chosen["speed_low"], chosen["speed_high"])
     state = "" if speed.is_noise else "good" if speed.median > 1 else "bad"
     value = "the same" if speed.is_noise else f"{speed.median:.2f}x"
-    yield "speed", value, ratio_text(speed), state
+    spread = f"{speed.low:.2f} to {speed.high:.2f}"
+    yield "speed", value, ratio_text(speed) if speed.is_noise else spread, state
     sizes = document["bytes_before"], chosen["bytes"]
     less = "good" if sizes[1] < sizes[0] else "bad" if sizes[1] > sizes[0] else ""
     yield "size", percent_text(*sizes), " → ".join(map(bytes_text, sizes)), less

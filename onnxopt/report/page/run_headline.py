@@ -15,7 +15,7 @@ from onnxopt.report.formats import (
 )
 from onnxopt.runtime.statistics import Latency, Ratio
 
-__all__ = ["before_and_after", "cards", "lead"]
+__all__ = ["before_and_after", "blame", "cards", "lead"]
 
 _Facts = Mapping[str, Any]
 
@@ -27,7 +27,7 @@ def lead(document: _Facts, layers: Sequence[_Facts]) -> Iterator[str]:
         yield f"Cost: {_cost(document)}"
     else:
         yield "Nothing was found to improve: the output is the input."
-    yield from _blame(layers, document.get("search") or {})
+    yield from blame(layers, document.get("search") or {})
     if document["undone"]:
         names = ", ".join(each["name"] for each in document["undone"])
         yield f"Undone, because the result was no good: {names}."
@@ -67,7 +67,8 @@ def _cost(document: _Facts) -> str:
     return f"rounding only; the outputs agree to {worst['max_abs']:.2g} ({level})."
 
 
-def _blame(layers: Sequence[_Facts], search: _Facts) -> Iterator[str]:
+def blame(layers: Sequence[_Facts], search: _Facts) -> Iterator[str]:
+    """Which layer takes most of the time, and which makes most of the noise."""
     timed = [each for each in layers if each.get("seconds")]
     total = sum(each["seconds"] for each in timed)
     if timed and total:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from onnxopt.report.formats import bytes_text, seconds_text
 from onnxopt.report.page import layer_charts, run_charts, run_tables
 from onnxopt.report.page.circumstances import circumstances
-from onnxopt.report.page.layer_table import layer_table
+from onnxopt.report.page.layer_section import add_layers
 from onnxopt.report.page.report_view import ReportView, short_name
 from onnxopt.report.page.run_headline import before_and_after, cards, lead
 
@@ -32,7 +32,7 @@ def run_view(document: _Facts, prefix: str, room: int) -> ReportView:
     _add_results(page)
     _add_search(page)
     _add_stages(page)
-    _add_layers(page, layers, room)
+    add_layers(page, layers, room)
     _add_histograms(page)
     _add_treatments(page)
     _add_pipeline(page)
@@ -109,26 +109,6 @@ def _add_stages(page: ReportView) -> None:
             table=run_tables.stage_table(f"{page.prefix}-stages", stages),
             chart=run_charts.stage_chart(f"{page.prefix}-stages-chart", stages),
         )
-
-
-def _add_layers(page: ReportView, layers: Sequence[_Facts], room: int) -> None:
-    if not layers:
-        return
-    prefix, data = page.prefix, f"{page.prefix}-all-layers"
-    rows, unit = layer_charts.layer_rows(layers)
-    page.data[data] = rows
-    charts = [
-        chart
-        for chart in (
-            layer_charts.slowest_chart(f"{prefix}-slowest", layers),
-            layer_charts.noise_chart(f"{prefix}-noise", data, rows),
-            layer_charts.bytes_chart(f"{prefix}-bytes", data, rows, unit),
-            layer_charts.zeros_chart(f"{prefix}-zeros", data, rows),
-        )
-        if chart is not None
-    ]
-    table = layer_table(f"{prefix}-layers", layers, room)
-    page.add("layers", "Layers", charts=charts, table=table)
 
 
 def _add_histograms(page: ReportView) -> None:
