@@ -214,7 +214,7 @@ class Budget:
             if self.min_sqnr is not None and not each.sqnr_db >= self.min_sqnr:
                 return (
                     f"output '{each.output}' is at {each.sqnr_db:.1f} dB, below the budget of "
-                    f"{self.min_sqnr:g} dB"
+                    f"{self.min_sqnr:.3g} dB"
                 )
             if self.min_cosine is not None and not each.cosine >= self.min_cosine:
                 return (

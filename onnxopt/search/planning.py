@@ -273,10 +273,14 @@ class _Search:
     def _objection(self, judged: Judged, margin: float) -> str | None:
         """What is over the budget, or may be on other samples."""
         budget = self._bench.budget
-        if budget.min_sqnr is not None:
+        over = budget.objection(judged.fidelity)
+        if over is None and budget.min_sqnr is not None:
             allowance = 10 * math.log10(1 + margin * judged.spread)
-            budget = dataclasses.replace(budget, min_sqnr=budget.min_sqnr + allowance)
-        return budget.objection(judged.fidelity) or self._too_many(judged.flips, margin)
+            careful = dataclasses.replace(budget, min_sqnr=budget.min_sqnr + allowance)
+            over = careful.objection(judged.fidelity)
+            if over is not None:
+                over += f": {budget.min_sqnr:g} dB, and what other samples may take of it"
+        return over or self._too_many(judged.flips, margin)
 
     def _too_many(self, flips: Flips | None, margin: float) -> str | None:
         """What is wrong with the decisions that are expected to be others."""

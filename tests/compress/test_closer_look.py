@@ -1,6 +1,7 @@
 """Layers of what came of a compression."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ def _net(*, quantized: bool, scale: float = 1.0) -> onnx.ModelProto:
             r = Relu(m)
             [last] y = MatMul(r, w2)
         }}"""
-    arrays = {
+    arrays: dict[str, Any] = {
         "w1": rng.standard_normal((8, 8)).astype(np.float32),
         "w2": rng.standard_normal((8, 4)).astype(np.float32),
         "factor": np.float32(scale),
