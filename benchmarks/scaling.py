@@ -3,17 +3,19 @@
 Usage::
 
     python -m benchmarks.scaling                        # what is missing, then the page
-    python -m benchmarks.scaling --parts calibration    # one or two workers, the same 512 samples
+    python -m benchmarks.scaling --parts workers        # one or two workers, the same 512 samples
     python -m benchmarks.scaling --parts samples models --models digits
     python -m benchmarks.scaling --page                 # only the page
 
 Run it on a machine that does nothing else: the first part measures wall time, the others processor
-time. Results go to ``benchmarks/results/scaling.json``.
+time. Two workers are held against what the machine can give: two processes that do nothing but run
+the model, against one. Results go to ``benchmarks/results/scaling.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -35,8 +37,9 @@ from benchmarks import scaling_page
 from benchmarks.results import Results
 from benchmarks.zoo import model_path
 from onnxopt.calibration import Observations, observe
+from onnxopt.calibration.piecework import get_ready
 from onnxopt.data import FeedRequest, FeedSource
-from onnxopt.model import load
+from onnxopt.model import load, stage
 from onnxopt.parallel import ALONE, Crew
 from onnxopt.parallel.processes import Processes
 from onnxopt.pass_manager import PassManager, parse_pipeline
@@ -46,12 +49,14 @@ from onnxopt.samples import Samples
 
 __all__ = ["main"]
 
-_PARTS = ("calibration", "samples", "models")
+_PARTS = ("workers", "samples", "models")
 _MODELS = ("digits", "lite0-folded", "minilm", "ocr-cls", "ocr-rec", "ocr-det")
-#: The model and the number of samples that workers are compared on, and how often, in turn.
-_SHARED, _SAMPLES, _ROUNDS = "lite0-folded", 512, 3
+#: The models and the number of samples that workers are compared on, and how often, in turn.
+_SHARED, _SAMPLES, _ROUNDS = ("lite0-folded", "minilm", "ocr-det"), 512, 5
+#: For so long the model is run, alone and in two processes, each time.
+_CEILING_SECONDS = 1.0
 #: The cost of one sample comes from passes over so many and so many more.
-_FEW, _MANY = 32, 544
+_FEW, _MANY = 128, 640
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -72,8 +77,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _rows(chosen: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    if "calibration" in chosen.parts and _SHARED in chosen.models:
-        yield "calibration", lambda: _two_workers(chosen.samples, chosen.rounds)
+    for model in _SHARED if "workers" in chosen.parts else ():
+        if model in chosen.models:
+            yield (
+                f"workers/{model}",
+                lambda model=model: _two_workers(model, chosen.samples, chosen.rounds),
+            )
     for model in chosen.models:
         if "samples" in chosen.parts:
             yield f"samples/{model}", lambda model=model: _cost_of_samples(model)
@@ -81,35 +90,63 @@ def _rows(chosen: argparse.Namespace) -> Iterator[tuple[str, Any]]:
             yield f"models/{model}", lambda model=model: _cost_of_model(model)
 
 
-def _two_workers(count: int, rounds: int) -> dict[str, Any]:
+def _two_workers(name: str, count: int, rounds: int) -> dict[str, Any]:
     """The same samples observed by one worker and by two, in turn; workers are there already."""
-    with _prepared(_SHARED, count) as (model, found, samples), Processes(2) as two:
+    with _prepared(name, count) as (model, found, samples), Processes(2) as two:
         begun = time.perf_counter()
-        few = Samples(samples.read, _is_first)
-        _observed(model, found, few, two)
+        get_ready(two)
+        while len({*two.map(_who, range(2))}) < 2:
+            pass
         start_seconds = time.perf_counter() - begun
+        few = Samples(samples.read, _is_early)
+        _observed(model, found, few, two)
         _observed(model, found, few, ALONE)
         seconds: dict[str, list[float]] = {"one": [], "two": []}
         equal = True
         for number in range(rounds):
             seen: dict[str, Observations] = {}
             order = [("one", ALONE), ("two", two)]
-            for name, crew in order if number % 2 == 0 else order[::-1]:
+            for who, crew in order if number % 2 == 0 else order[::-1]:
                 start = time.perf_counter()
-                seen[name] = _observed(model, found, samples, crew)
-                seconds[name].append(time.perf_counter() - start)
+                seen[who] = _observed(model, found, samples, crew)
+                seconds[who].append(time.perf_counter() - start)
             equal = equal and _bits(seen["one"]) == _bits(seen["two"])
+        ceilings = _ceilings(model, samples.first(1)[0], rounds)
     ratios = [one / two for one, two in zip(*seconds.values(), strict=True)]
     return {
-        "model": _SHARED,
+        "model": name,
         "samples": count,
         "seconds_one": statistics.median(seconds["one"]),
         "seconds_two": statistics.median(seconds["two"]),
         "speedup": statistics.median(ratios),
         "ratios": ratios,
+        "ceiling": statistics.median(ceilings),
+        "ceilings": ceilings,
         "start_seconds": start_seconds,
         "bit_equal": equal,
     }
+
+
+def _ceilings(model: ir.Model, feed: dict[str, Any], rounds: int) -> list[float]:
+    """How many times as many runs two processes do as one, in turn; the model just runs."""
+    with (
+        tempfile.TemporaryDirectory(prefix="onnxopt-bench-") as folder,
+        Worker() as first,
+        Worker() as second,
+        concurrent.futures.ThreadPoolExecutor(2) as pool,
+    ):
+        path = stage(model, pathlib.Path(folder) / "model.onnx").path
+        sessions = {worker: worker.open(path).session for worker in (first, second)}
+
+        def runs_a_second(worker: Worker) -> float:
+            (samples,) = worker.time([sessions[worker]], feed, _CEILING_SECONDS, 1)
+            return len(samples) / sum(samples)
+
+        found = []
+        for _ in range(rounds):
+            alone = runs_a_second(first)
+            found.append(sum(pool.map(runs_a_second, (first, second))) / alone)
+        return found
 
 
 def _cost_of_samples(name: str) -> dict[str, Any]:
@@ -211,8 +248,11 @@ def _observed(
     )
 
 
-def _is_first(position: int) -> bool:
-    return position < 2
+def _who(model: pathlib.Path | bytes | None, job: int) -> int:
+    """Which process does a job; it takes long enough for another to take the next."""
+    del model, job
+    time.sleep(0.02)
+    return os.getpid()
 
 
 def _is_early(position: int) -> bool:

@@ -23,7 +23,7 @@ def write(results: Results) -> None:
     text = _PAGE.read_text()
     for name, content in (
         ("machine", _machine()),
-        ("two", _two(results)),
+        ("two", _table(_two(results))),
         ("units", _table(_units(results))),
         ("plans", _table(_plans(text, results))),
     ):
@@ -48,17 +48,20 @@ def _machine() -> str:
     )
 
 
-def _two(results: Results) -> str:
-    row = results.get("calibration")
-    if row is None:
-        return "Not measured."
-    bits = "the same to the last bit" if row["bit_equal"] else "**not the same**"
-    return (
-        f"{row['samples']:,} samples of {row['model']}: {row['seconds_one']:.1f} s with one "
-        f"worker, {row['seconds_two']:.1f} s with two, **{row['speedup']:.2f} times** as fast "
-        f"(median of {len(row['ratios'])} rounds, in turn); what was observed is {bits}. Two "
-        f"workers are ready {row['start_seconds']:.1f} s after they were asked for."
-    )
+def _two(results: Results) -> Iterator[Sequence[str]]:
+    yield "model", "samples", "one worker", "two", "times as fast", "plain inference", "ready after"
+    for key, row in sorted(results.items()):
+        if key.startswith("workers/"):
+            low, high = min(row["ratios"]), max(row["ratios"])
+            yield (
+                row["model"],
+                f"{row['samples']:,}",
+                f"{row['seconds_one']:.2f} s",
+                f"{row['seconds_two']:.2f} s" + ("" if row["bit_equal"] else ", **other bits**"),
+                f"**{row['speedup']:.2f}** ({low:.2f} to {high:.2f})",
+                f"{row['ceiling']:.2f} ({min(row['ceilings']):.2f} to {max(row['ceilings']):.2f})",
+                f"{row['start_seconds']:.1f} s",
+            )
 
 
 def _units(results: Results) -> Iterator[Sequence[str]]:

@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from onnxopt.calibration.piecework import get_ready
 from onnxopt.candidate import Candidate
 from onnxopt.errors import ModelError, OptionError, PassFailure
 from onnxopt.fates import fates
@@ -73,6 +74,7 @@ def optimize(
         _on_disk(source) as path,
         _no_garbage_collection(),
     ):
+        get_ready(crew)
         written_to = None if target is None else pathlib.Path(target)
         run = _Run(path, written_to, settings, crew, on_step)
         report = run.run()

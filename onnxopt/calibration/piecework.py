@@ -19,9 +19,9 @@ from onnxopt.calibration.watch import TensorWatch
 from onnxopt.data import Portable
 from onnxopt.errors import RuntimeCrashError
 from onnxopt.parallel import Crew
-from onnxopt.runtime.worker import shared_worker
+from onnxopt.runtime.worker import Worker, shared_worker
 
-__all__ = ["observed_by_crew"]
+__all__ = ["get_ready", "observed_by_crew"]
 
 Feed = Mapping[str, Any]
 
@@ -57,6 +57,11 @@ class _Piece:
         if isinstance(self.feeds, Portable):
             return self.feeds.at(range(self.start, self.stop))
         return self.feeds
+
+
+def get_ready(crew: Crew) -> None:
+    """Have workers load what observing needs, and start the runtime, while others do their work."""
+    crew.prepare(_get_ready)
 
 
 def observed_by_crew(
@@ -124,6 +129,16 @@ def _jobs(
 _current = threading.local()
 
 
+def _get_ready(model: pathlib.Path | bytes | None, job: None) -> None:
+    del model, job
+    _runtime().start()
+
+
+def _runtime() -> Worker:
+    """Where this thread runs models."""
+    return shared_worker(f"crew {threading.get_ident()}")
+
+
 def _observe(model: pathlib.Path | bytes | None, piece: _Piece) -> PackedSeen:
     """Do a job, in a process of the crew; once more where the runtime was killed."""
     assert model is not None
@@ -147,7 +162,6 @@ def _sweep(model: pathlib.Path | bytes, piece: _Piece) -> Sweep:
         if name == piece.sweep and sweep.open:
             return sweep
         sweep.close()
-    worker = shared_worker(f"crew {threading.get_ident()}")
-    sweep = Sweep(model, piece.watches, worker, piece.threads, let_through=piece.let_through)
+    sweep = Sweep(model, piece.watches, _runtime(), piece.threads, let_through=piece.let_through)
     _current.sweep = (piece.sweep, sweep)
     return sweep

@@ -74,6 +74,12 @@ class Crew(abc.ABC):
     ) -> Iterator[R | Lost[J]]:
         """Like `map`, but a job that is lost does not end the others."""
 
+    def prepare(self, function: Function[None, None]) -> None:  # noqa: B027 - may be in vain
+        """Have each worker call a function before there are jobs, where it takes time to begin.
+
+        Nobody waits for it, nor is told when it fails.
+        """
+
     def parcel(self, model: pathlib.Path) -> pathlib.Path | bytes:
         """A model as it travels in a job, to be loaded by a worker."""
         return model

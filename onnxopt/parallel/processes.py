@@ -20,7 +20,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 
 class Processes(ExecutorCrew):
-    """Processes that are spawned when the first job comes.
+    """Processes that are spawned when they are to prepare themselves, or when jobs come.
 
     They are spawned, not forked: this process has threads. Numeric libraries use one thread in
     each, and models as many as jobs say.
@@ -44,6 +44,10 @@ class Processes(ExecutorCrew):
         self, function: Function[J, R], model: pathlib.Path | None, job: J
     ) -> concurrent.futures.Future[R]:
         return self._pool.submit(function, model, job)
+
+    def prepare(self, function: Function[None, None]) -> None:  # noqa: D102
+        for _ in range(self.size):  # a process for each, since none of them is idle yet
+            self._pool.submit(function, None, None)
 
     def is_loss(self, error: BaseException) -> bool:  # noqa: D102
         return isinstance(error, concurrent.futures.BrokenExecutor)

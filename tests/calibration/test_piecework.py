@@ -16,6 +16,7 @@ import pytest
 
 from onnxopt.calibration import Observations, Range, observe
 from onnxopt.calibration.pieces import pieces
+from onnxopt.calibration.piecework import get_ready
 from onnxopt.data import Feed, FeedSource, Portable
 from onnxopt.errors import CalibrationError, RuntimeRefusalError
 from onnxopt.parallel import Crew
@@ -114,6 +115,7 @@ def test_two_workers_see_what_one_sees(folder: pathlib.Path, crew: Crew) -> None
     assert samples.seekable
     alone = observe(model(), samples, REQUESTS)
     assert alone.samples == COUNT
+    get_ready(crew)
     assert same_bits(observe(model(), samples, REQUESTS, crew=crew), alone)
     assert same_bits(observe(model(), list(samples), REQUESTS, crew=crew), alone)
     learn, _ = split(split(samples)[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -88,6 +89,24 @@ def test_work_that_kills_its_worker_is_given_up_and_the_rest_is_done(pool: Crew)
     assert lost.job == 2
     with pytest.raises(WorkerLostError, match="lost 3 times at the same work"):
         list(pool.map(die_always, range(5)))
+
+
+def leave_a_mark(model: object, job: None) -> None:
+    assert model is None
+    assert job is None
+    pathlib.Path(os.environ["ONNXOPT_TEST_MARKS"], str(os.getpid())).touch()
+    time.sleep(0.1)  # for another to begin meanwhile
+
+
+def test_workers_prepare_themselves(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONNXOPT_TEST_MARKS", str(tmp_path))
+    with Processes(2) as crew:
+        crew.prepare(leave_a_mark)
+        assert list(crew.map(square, range(3))) == [0, 1, 4]
+    assert len(list(tmp_path.iterdir())) in (1, 2)  # one may be cancelled
+    ALONE.prepare(leave_a_mark)
 
 
 def test_opening() -> None:
