@@ -19,7 +19,6 @@ __all__ = [
     "mean_gram",
     "output_error",
     "refit",
-    "relative_output_error",
     "squares",
 ]
 
@@ -76,12 +75,6 @@ def output_error(gram: Array, change: Array) -> Array:
         change: Of the weights, [G, K, M].
     """
     return np.asarray(((gram @ change) * change).sum(axis=1))
-
-
-def relative_output_error(gram: Array, weights: Array, change: Array) -> float:
-    """Power of the change of all outputs, relative to the power of the outputs."""
-    power = float(output_error(gram, weights).sum())
-    return float(output_error(gram, change).sum()) / power if power > 0 else 0.0
 
 
 def inverse_factor(gram: Array, share: float = _DAMPING) -> Array:

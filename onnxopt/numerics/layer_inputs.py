@@ -291,11 +291,16 @@ class _Runs:
 
 @functools.lru_cache(4096)
 def _runs(layer: ConvolutionInput, shape: tuple[int, ...], most: int) -> _Runs:
-    """Runs with at most so many places together, about as many runs as places in each."""
+    """Runs with at most so many places together, about as many runs as places in each.
+
+    Places of a kernel that is wider than a point share most of what they read with the next ones:
+    half as many runs take a quarter less memory there.
+    """
     *before, last = layer.places(shape)
     leading = (shape[0], *before)
     lines = math.prod(leading)
-    runs = min(lines, max(math.isqrt(most), most // last))
+    side = math.isqrt(most) // (2 if max(layer.reach) > 1 else 1)
+    runs = min(lines, max(1, side, most // last))
     length = min(last, max(1, most // runs))
     step = lines // runs
     pads = layer._pads(shape[2:])

@@ -138,7 +138,8 @@ def ranges_for(
     levels = levels_of(target.activation_bits, signed=target.signed_activations)
     consumers = _consumers(found)
     ranges: dict[str, Range] = {}
-    for name in observations.observers:
+    for number, name in enumerate(observations.observers, start=1):
+        bench.on_step(f"choosing ranges, tensor {number} of {len(observations.observers)}")
         histogram = observations.get(name, Histogram())
         if histogram.low > histogram.high:
             continue

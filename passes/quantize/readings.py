@@ -50,6 +50,20 @@ class Reading:
             gram /= self.factors[:, :, None] * self.factors[:, None, :]
         return np.asarray(gram)
 
+    def power(self, matrix: Array) -> float:
+        """Mean over the rows of the power of all outputs, with other weights [groups, K, M].
+
+        The Gram matrix tells it too, but takes K^3 operations, and rows are fewer than columns
+        where these are many.
+        """
+        if self.seen is None or not self.seen.seen:
+            return 0.0
+        rows = self.seen.rows.transpose(1, 0, 2)
+        if self.factors is not None:
+            rows = rows / self.factors[:, None, :].astype(np.float32)
+        outputs = rows @ matrix.astype(np.float32, copy=False)
+        return float(np.square(outputs).sum(dtype=np.float64)) / rows.shape[1]
+
     def divided(self, factors: Array, ends: Range) -> Reading:
         """The same product of an input that is divided, with weights that make up for it.
 

@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from onnxopt.numerics.gram import relative_output_error
 from onnxopt.numerics.rounding import PairLimit, bias_shift, round_with_compensation
 from onnxopt.regions import Product
 from onnxopt.runtime.hardware import Target
@@ -81,11 +80,10 @@ def recovered(
     errors: dict[int, float] = {}
     if _PATIENCE[effort]:
         for at, (group, plain) in enumerate(zip(groups.values(), rounded, strict=True)):
-            gram = _common_gram(group)
-            if gram is not None:
-                matrix = layer_input(group[0].product).matrix(group[0].product.weights)
-                change = _change(group[0].product, plain)
-                errors[at] = relative_output_error(gram, matrix, change)
+            on_step(f"comparing rounded weights, layer {at + 1} of {len(groups)}")
+            error = _relative_error(group, plain)
+            if error is not None:
+                errors[at] = error
     worst_first = sorted(errors, key=lambda at: -errors[at])
     end = time.perf_counter() + _PATIENCE[effort]
     for number, at in enumerate(worst_first, start=1):
@@ -123,6 +121,19 @@ def _plain(group: Sequence[Reading], target: Target) -> Weights:
             least = wanted if least is None else np.maximum(least, wanted)
     axis, limit, groups = product.channel_axis, target.pair_limit, product.groups
     return quantize_weights(product.weights, axis, limit, least=least, groups=groups)
+
+
+def _relative_error(group: Sequence[Reading], plain: Weights) -> float | None:
+    """Power of what rounding does to the outputs, relative to theirs; None where nothing is known.
+
+    Products of the same weights count together.
+    """
+    if not any(reading.seen is not None and reading.seen.seen for reading in group):
+        return None
+    product = group[0].product
+    matrix, change = layer_input(product).matrix(product.weights), _change(product, plain)
+    power = sum(reading.power(matrix) for reading in group)
+    return sum(reading.power(change) for reading in group) / power if power > 0 else 0.0
 
 
 def _common_gram(group: Sequence[Reading]) -> Array | None:

@@ -12,7 +12,6 @@ from onnxopt.numerics.gram import (
     inverse_factor,
     output_error,
     refit,
-    relative_output_error,
 )
 from onnxopt.numerics.rounding import PairLimit, bias_shift, round_with_compensation
 from onnxopt.numerics.weight_scales import absmax_scales, best_scales, round_to_nearest
@@ -141,8 +140,6 @@ def test_output_error_is_that_of_the_rows() -> None:
     np.testing.assert_allclose(
         output_error(gram, change), np.square(rows @ change).mean(axis=1), rtol=1e-10
     )
-    assert relative_output_error(gram, change, change * 0.1) == pytest.approx(0.01)
-    assert relative_output_error(gram, change * 0, change) == 0
 
 
 def test_the_inverse_factor_is_one() -> None:

@@ -18,7 +18,7 @@ from onnxopt.calibration import Rows, RowsObserver
 from onnxopt.calibration.activation import Activation
 from onnxopt.calibration.lots import lot_of
 from onnxopt.model import from_proto
-from onnxopt.numerics.gram import relative_output_error
+from onnxopt.numerics.gram import output_error
 from onnxopt.numerics.layer_inputs import ProductInput
 from onnxopt.regions import Product, products
 from onnxopt.runtime.hardware import resolve_target
@@ -62,8 +62,19 @@ def _errors(readings: dict[int, Reading], weights: dict[int, Weights]) -> list[f
         gram, matrix = reading.gram(), reading.product.weights
         assert gram is not None
         change = weights[key].dequantized().astype(np.float64) - matrix
-        errors.append(relative_output_error(gram, matrix[None], change[None]))
+        power = output_error(gram, matrix[None]).sum()
+        errors.append(float(output_error(gram, change[None]).sum() / power))
     return errors
+
+
+def test_rows_tell_the_power_that_the_gram_matrix_tells() -> None:
+    reading = _readings(_array(12, 9))[0]
+    factors = np.linspace(0.5, 2.0, 12)
+    for each in (reading, reading.divided(factors, (-1.0, 1.0))):
+        gram, other = each.gram(), _array(1, 12, 9)
+        assert gram is not None
+        assert each.power(other) == pytest.approx(output_error(gram, other).sum(), rel=1e-4)
+    assert Reading(reading.product, None, None, None).power(other) == 0
 
 
 @pytest.mark.parametrize("effort", ["low", "medium"])
