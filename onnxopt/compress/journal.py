@@ -52,6 +52,7 @@ class Journal:
 
     Attributes:
         resumed: Whether an earlier run left something.
+        replaced: Whether another compression had left something, which is removed.
 
     Raises:
         ModelError: When the folder is something else, or cannot be written to.
@@ -60,16 +61,19 @@ class Journal:
     def __init__(self, folder: pathlib.Path, mark: str) -> None:
         self.folder = folder
         note = folder / _MARK
-        self.resumed = note.is_file() and note.read_text(encoding="utf-8") == mark
-        if folder.exists() and not note.is_file():
+        is_ours = note.is_file()
+        if folder.exists() and not is_ours and (not folder.is_dir() or any(folder.iterdir())):
             raise ModelError(
                 f"{folder} is in the way: it would hold what is done so far, and is something else"
             )
+        self.resumed = is_ours and note.read_text(encoding="utf-8") == mark
+        self.replaced = is_ours and not self.resumed
         try:
-            if not self.resumed:
-                if folder.exists():
-                    shutil.rmtree(folder)
-                folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            if self.replaced:
+                # Stopped in the middle of this, it is still ours, and of no compression.
+                write_text(note, "")
+                _clear(folder, note)
         except OSError as error:
             raise ModelError(f"cannot write {folder}: {error.strerror or error}") from error
         write_text(note, mark)
@@ -89,8 +93,7 @@ class Journal:
             make: Writes the new model to a path; gives what there is to tell, as JSON has it. Other
                 files beside that path stay where they are when it is interrupted.
         """
-        before = source.parent.name if self.folder in source.parents else ""
-        key = hashlib.sha256(f"{before}\0{what}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{self.name(source)}\0{what}".encode()).hexdigest()[:16]
         place = self.folder / key
         path, done = place / "model.onnx", place / _DONE
         if not done.is_file():
@@ -101,6 +104,10 @@ class Journal:
             write_text(done, json.dumps(record))
         record = json.loads(done.read_text(encoding="utf-8"))
         return Step(path, record["facts"], record["seconds"])
+
+    def name(self, path: pathlib.Path) -> str:
+        """What a model is known by: the step that made it; empty for the original."""
+        return path.parent.name if self.folder in path.parents else ""
 
     def decide(self, name: str, measure: Callable[[], Any]) -> Any:
         """A value, as JSON has it, that is measured once."""
@@ -115,3 +122,12 @@ class Journal:
     def remove(self) -> None:
         """Everything is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _clear(folder: pathlib.Path, note: pathlib.Path) -> None:
+    """Remove all but the mark."""
+    for each in folder.iterdir():
+        if each.is_dir():
+            shutil.rmtree(each)
+        elif each != note:
+            each.unlink()

@@ -23,7 +23,7 @@ from onnxopt.runtime.trial import race
 from onnxopt.runtime.worker import Worker
 from onnxopt.training.data import TrainingData, read_training_data
 
-__all__ = ["NEAR", "Judge"]
+__all__ = ["NEAR", "Judge", "Speed"]
 
 #: Calibrate with at most so many samples.
 _MOST_CALIBRATION = 512
@@ -31,6 +31,22 @@ _MOST_CALIBRATION = 512
 _MOST_JUDGED = 1_000
 #: A target counts as met this close to it.
 NEAR = 1.05
+#: A model is timed up to so many times as long, until the ratio's interval is no wider than this
+#: share of it: less than half of what `NEAR` allows on either side.
+_PATIENCE, _STEADY = 4, 0.04
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast a model is.
+
+    Attributes:
+        ratio: How many times faster than the original, from paired runs.
+        seconds: Median time of one run.
+    """
+
+    ratio: Ratio
+    seconds: float
 
 
 class Judge:
@@ -77,44 +93,43 @@ class Judge:
     def __exit__(self, *_: object) -> None:
         self._worker.stop()
 
-    def look(self, path: pathlib.Path, name: str, seconds: float) -> StageReport:
-        """Measure and judge a model."""
+    def look(self, path: pathlib.Path, name: str, seconds: float, speed: Speed) -> StageReport:
+        """Judge a model whose speed is measured."""
         _, given = self._outputs(path, f"{name}: judging")
         found = fidelity(self._wanted, given, self._names)
         evaluate = self._settings.budget.evaluate
         if evaluate is not None and self._score is not None:
             found = dataclasses.replace(found, score=Score(self._score, evaluate(str(path))))
-        speed, median = self.speed(path)
         size = bytes_on_disk(path)
-        left = self.left(path, speed)
+        left = self.left(path, lambda: speed)
         return StageReport(
             name,
             seconds,
             size,
-            speed,
-            median,
+            speed.ratio,
+            speed.seconds,
             found,
             self._settings.budget.objection(found) or "",
             left,
             left <= self._settings.target.share * NEAR,
         )
 
-    def speed(self, path: pathlib.Path) -> tuple[Ratio, float]:
-        """How many times faster than the original, and the median time of one run."""
-        samples = self._race(path)
-        return ratio(samples[0], samples[1]), latency(samples[1]).median
+    def speed(self, path: pathlib.Path) -> Speed:
+        """Time a model beside the original, longer where other work makes the times uneven."""
+        samples = self._race(path, _PATIENCE, _is_steady)
+        return Speed(ratio(samples[0], samples[1]), latency(samples[1]).median)
 
-    def left(self, path: pathlib.Path, speed: Ratio | None = None) -> float:
+    def left(self, path: pathlib.Path, speed: Callable[[], Speed]) -> float:
         """What is left of the quantity that the target is about, as a share of the original's.
 
-        Multiply-accumulates that cannot be counted are taken for all of the original's.
+        Its speed is asked for where the target is one. Multiply-accumulates that cannot be counted are taken for all of the original's.
         """
         match self._settings.target.of:
             case "size":
                 return bytes_on_disk(path) / self.bytes
             case "macs":
                 return self._macs_left(path)
-        return 1 / (speed or self.speed(path)[0]).median
+        return 1 / speed().ratio.median
 
     def layers(self, path: pathlib.Path, prepared: pathlib.Path) -> list[Layer]:
         """The layers of a model beside the original's; see `layers_beside`."""
@@ -139,13 +154,19 @@ class Judge:
             )
         return 1.0 if after is None else after / before
 
-    def _race(self, path: pathlib.Path) -> list[list[float]]:
+    def _race(
+        self,
+        path: pathlib.Path,
+        patience: int = 1,
+        enough: Callable[[list[list[float]]], bool] = lambda samples: False,
+    ) -> list[list[float]]:
         return race(
             self._worker,
             [self.path, path],
             self.typical,
             threads=self._settings.threads,
-            seconds=self._settings.seconds,
+            seconds=self._settings.seconds * patience,
+            enough=enough,
         )
 
     def _outputs(self, path: pathlib.Path, what: str) -> tuple[list[str], list[list[Any]]]:
@@ -158,6 +179,11 @@ class Judge:
         finally:
             self._worker.close(info.session)
         return [port.name for port in info.outputs], outputs
+
+
+def _is_steady(samples: list[list[float]]) -> bool:
+    found = ratio(samples[0], samples[1])
+    return found.high - found.low <= _STEADY * found.median
 
 
 def _size(feed: Feed) -> int:

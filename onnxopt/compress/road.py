@@ -24,7 +24,7 @@ import numpy as np
 from onnxopt.accuracy import Budget, Fidelity
 from onnxopt.compress.aim import aim
 from onnxopt.compress.journal import InterruptedCompressionError, Journal, Step
-from onnxopt.compress.judge import Judge
+from onnxopt.compress.judge import Judge, Speed
 from onnxopt.compress.report import CompressReport, StageReport
 from onnxopt.compress.settings import CompressSettings
 from onnxopt.errors import ModelError, OnnxoptError, RuntimeCrashError, RuntimeRefusalError
@@ -32,6 +32,7 @@ from onnxopt.model import bytes_on_disk, copy, load, save
 from onnxopt.optimizer import Settings, optimize
 from onnxopt.report.formats import seconds_text
 from onnxopt.runtime.probe import environment
+from onnxopt.runtime.statistics import Ratio
 from onnxopt.training.checkpoints import fingerprint
 from onnxopt.training.distillation import DistillSettings, distill
 
@@ -41,8 +42,8 @@ __all__ = ["compress"]
 _LESS = 0.6
 #: Where there is time to spare, quantization is tried with so much less noise: a quarter of it.
 _LESS_NOISE_DB = 6.0
-#: To aim, quantization takes about so many samples, and speed is measured so often.
-_FEW, _LOOKS = 64, 2
+#: To aim, quantization takes about so many samples.
+_FEW = 64
 #: Time to spare: what is left is below this share of the target.
 _ROOM = 0.97
 
@@ -140,6 +141,11 @@ class _Road:
         self.notes: list[str] = []
         if journal.resumed:
             self.notes.append("What an interrupted run had done before was not done again.")
+        if journal.replaced:
+            self.notes.append(
+                f"{journal.folder} held what was done with another model, other samples, settings "
+                "or versions: all was done anew."
+            )
         self._files: list[pathlib.Path] = []
         self.calibration, self.few = folder / "calibration", folder / "few"
         every = max(1, len(judge.calibration) // _FEW)
@@ -201,8 +207,7 @@ class _Road:
             made = self._glanced(name, self._prune_text(amount), start) if amount else start
             if self.settings.target.of != "macs":  # which quantization leaves as they are
                 made = self._glanced(name, self.settings.quantize, made)
-            # One lucky measurement on a busy machine must not decide.
-            return max(self.judge.left(made) for _ in range(_LOOKS))
+            return self.judge.left(made, lambda: self._speed(made))
 
         amount, found = aim(left, self.settings.target.share)
         if amount:
@@ -366,8 +371,18 @@ class _Road:
 
     def _keep(self, path: pathlib.Path, name: str, seconds: float) -> None:
         """Measure a stage's model and note it down."""
-        self.stages.append(self.judge.look(path, name, seconds))
+        self.stages.append(self.judge.look(path, name, seconds, self._speed(path)))
         self._files.append(path)
+
+    def _speed(self, path: pathlib.Path) -> Speed:
+        """How fast it is, measured once: measured again, it could lead elsewhere."""
+
+        def measure() -> list[float]:
+            found = self.judge.speed(path)
+            return [*dataclasses.astuple(found.ratio), found.seconds]
+
+        *ratio, seconds = self.journal.decide(f"speed of {self.journal.name(path)}", measure)
+        return Speed(Ratio(*ratio), seconds)
 
     def _choose(self) -> None:
         """The best model within the budget: one that meets the target, else the nearest to it."""
@@ -421,7 +436,7 @@ def _budget_text(budget: Budget) -> str:
 def _mark(path: pathlib.Path, data: pathlib.Path, settings: CompressSettings) -> str:
     """What a compression was started with, as far as it bears on the result."""
     files = sorted(data.glob("*.npz")) if data.is_dir() else [data]
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    names = [file.name for file in files]
     plain = dataclasses.replace(settings, budget=Budget(), workers=1, scheduler=None)
-    facts = plain, _budget_text(settings.budget), os.path.abspath(data), stats
-    return fingerprint(path, bytes_on_disk(path), environment(settings.threads), *facts)
+    facts = plain, _budget_text(settings.budget), names, environment(settings.threads)
+    return fingerprint(path, bytes_on_disk(path), *facts, *files)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from onnxopt.compress import journal
 from onnxopt.compress.journal import Journal
 from onnxopt.errors import ModelError
 
@@ -28,15 +29,15 @@ def source(tmp_path: pathlib.Path) -> pathlib.Path:
 
 def test_a_step_is_taken_once(tmp_path: pathlib.Path, source: pathlib.Path) -> None:
     work = Work()
-    journal = Journal(tmp_path / "kept", "mark")
-    assert not journal.resumed
-    first = journal.step("prune", source, work)
-    assert journal.step("prune", source, work) == first
+    kept = Journal(tmp_path / "kept", "mark")
+    assert not kept.resumed
+    first = kept.step("prune", source, work)
+    assert kept.step("prune", source, work) == first
     assert (work.count, first.facts, first.path.read_text()) == (1, {"number": 1}, "made 1")
-    other = journal.step("prune more", source, work)
+    other = kept.step("prune more", source, work)
     assert other.path != first.path
-    after = journal.step("quantize", first.path, work)
-    assert journal.step("quantize", other.path, work).path != after.path
+    after = kept.step("quantize", first.path, work)
+    assert kept.step("quantize", other.path, work).path != after.path
     again = Journal(tmp_path / "kept", "mark")
     assert again.resumed
     assert again.step("quantize", first.path, work) == after
@@ -73,8 +74,36 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: pathlib.Path) -> Non
     assert (tmp_path / "kept" / "thesis.txt").exists()
 
 
+def test_what_another_left_is_removed_and_told(
+    tmp_path: pathlib.Path, source: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the removing is stopped half way: what is left is not taken for done."""
+    step = Journal(tmp_path / "kept", "mark").step("prune", source, Work())
+
+    def killed(path: pathlib.Path) -> None:
+        step.path.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(journal.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Journal(tmp_path / "kept", "other")
+    monkeypatch.undo()
+    again = Journal(tmp_path / "kept", "mark")
+    assert (again.resumed, again.replaced) == (False, True)
+    work = Work()
+    assert again.step("prune", source, work).path.exists()
+    assert work.count == 1
+
+
+def test_a_folder_that_was_only_just_made_is_used(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "kept").mkdir()
+    made = Journal(tmp_path / "kept", "mark")
+    assert not made.resumed
+    assert not made.replaced
+
+
 def test_all_is_removed_in_the_end(tmp_path: pathlib.Path, source: pathlib.Path) -> None:
-    journal = Journal(tmp_path / "kept", "mark")
-    journal.step("prune", source, Work())
-    journal.remove()
+    kept = Journal(tmp_path / "kept", "mark")
+    kept.step("prune", source, Work())
+    kept.remove()
     assert not (tmp_path / "kept").exists()

@@ -1,6 +1,7 @@
 """The long road on a small model."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import signal
@@ -17,6 +18,7 @@ from onnxopt.compress import (
     InterruptedCompressionError,
     Target,
     compress,
+    judge,
     road,
 )
 from onnxopt.errors import FeedError, ModelError, OptionError
@@ -183,6 +185,44 @@ def test_an_interrupted_road_goes_on(
     assert not paths["out"].with_name("out.onnx.compress").exists()
 
 
+def test_aiming_that_was_interrupted_goes_on_with_what_was_measured(
+    paths: dict[str, pathlib.Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Times that differ in each run, and samples that are written anew, must not begin it anew."""
+    latency = dataclasses.replace(FAST, target=Target("latency", 0.3), attempts=1)
+    times = itertools.count(1)
+
+    def uneven(*_: Any, **__: Any) -> list[list[float]]:
+        return [[1.0] * 8, [0.9 - 0.01 * next(times)] * 8]
+
+    monkeypatch.setattr(judge, "race", uneven)
+    made: list[str] = []
+
+    def remembered(source: pathlib.Path, target: pathlib.Path, settings: Settings, **_: Any) -> Any:
+        made.append(settings.passes)
+        return optimize(source, target, settings)
+
+    monkeypatch.setattr(road, "optimize", remembered)
+
+    def stop(step: str) -> None:
+        if step.startswith("prune"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedCompressionError):
+        compress(paths["teacher"], paths["out"], paths["data"], latency, on_step=stop)
+    aimed = len(made)
+    assert aimed > 2
+    paths["data"].write_bytes(paths["data"].read_bytes())
+    report = run(paths, latency)
+    assert "What an interrupted run had done before was not done again." in report.notes
+    assert not set(made[:aimed]) & set(made[aimed + 1 :]) - {FAST.prepare}
+    made.clear()
+    with pytest.raises(InterruptedCompressionError):
+        compress(paths["teacher"], paths["out"], paths["data"], latency, on_step=stop)
+    other = run(paths, dataclasses.replace(latency, amount=0.3))
+    assert any("all was done anew" in note for note in other.notes)
+
+
 @dataclasses.dataclass(frozen=True)
 class Done:
     """What there is to know of an optimization."""
@@ -272,8 +312,6 @@ def test_to_aim_quantization_takes_few_samples(
 def test_workers_share_the_passes_and_do_not_make_another_compression(
     paths: dict[str, pathlib.Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onnxopt.compress import road
-
     asked: list[tuple[int, str | None]] = []
     alone = optimize
 
@@ -292,8 +330,6 @@ def test_workers_share_the_passes_and_do_not_make_another_compression(
 def test_what_cannot_be_counted_counts_as_everything(
     paths: dict[str, pathlib.Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onnxopt.compress import judge
-
     count = judge._macs
 
     def unsure(path: pathlib.Path, feed: Any) -> int | None:
