@@ -122,7 +122,8 @@ class Judge:
     def left(self, path: pathlib.Path, speed: Callable[[], Speed]) -> float:
         """What is left of the quantity that the target is about, as a share of the original's.
 
-        Its speed is asked for where the target is one. Multiply-accumulates that cannot be counted are taken for all of the original's.
+        Its speed is asked for where the target is one. Multiply-accumulates that cannot be counted
+        are taken for all of the original's.
         """
         match self._settings.target.of:
             case "size":

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from onnxopt.compress import journal
 from onnxopt.compress.journal import Journal
 from onnxopt.errors import ModelError
 
@@ -84,7 +83,7 @@ def test_what_another_left_is_removed_and_told(
         step.path.unlink()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(journal.shutil, "rmtree", killed)
+    monkeypatch.setattr("shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         Journal(tmp_path / "kept", "other")
     monkeypatch.undo()

@@ -196,7 +196,7 @@ def test_aiming_that_was_interrupted_goes_on_with_what_was_measured(
         return [[1.0] * 8, [0.9 - 0.01 * next(times)] * 8]
 
     monkeypatch.setattr(judge, "race", uneven)
-    made: list[str] = []
+    made: list[str | None] = []
 
     def remembered(source: pathlib.Path, target: pathlib.Path, settings: Settings, **_: Any) -> Any:
         made.append(settings.passes)
