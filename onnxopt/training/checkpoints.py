@@ -16,7 +16,7 @@ from onnxopt.errors import ModelError
 __all__ = ["fingerprint", "load_checkpoint", "save_checkpoint"]
 
 #: Grows when the content of a checkpoint changes its meaning.
-_VERSION = 2
+_VERSION = 3
 
 
 def fingerprint(*facts: Any) -> str:

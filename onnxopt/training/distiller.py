@@ -18,10 +18,11 @@ from onnxopt.training.data import Batch, TrainingData
 from onnxopt.training.feeders import Feeder, SampleFeeder
 from onnxopt.training.interruption import InterruptedTrainingError, StopRequest
 from onnxopt.training.learning_rate import (
+    TRIAL_WARM_UP,
     USUAL_RATE,
     RateTrial,
     best_rate,
-    next_rate,
+    next_trial,
     trial_steps,
 )
 from onnxopt.training.low_bit import LowBit
@@ -243,14 +244,16 @@ class Distiller:
         """Train for a few steps with several rates, each time from where the training starts."""
         student, extra = _copy(self.student.state_dict()), _copy(self._extra.state_dict())
         random = torch.get_rng_state()
-        while (rate := next_rate(state.trials)) is not None:
-            loss = self._try(rate, length, stop)
+        assert state.before is not None
+        before = self._processes.agree(state.before.score.loss)
+        while (trial := next_trial(state.trials, before, length)) is not None:
+            loss = self._try(*trial, stop)
             self.student.load_state_dict(student)
             self._extra.load_state_dict(extra)
             torch.set_rng_state(random)
             self._stepper.begin()
             if loss is not None:
-                state.trials.append(RateTrial(rate, loss))
+                state.trials.append(RateTrial(trial[0], loss, trial[1]))
             self._save(state)
             if stop.requested:
                 raise InterruptedTrainingError(self._where_it_stands(state))
@@ -261,7 +264,7 @@ class Distiller:
         began, name = time.perf_counter(), f"trying a learning rate of {rate:g}"
         score = ""
         for step in range(length):
-            factor = warm_up_and_cosine(step, length, self.settings.warm_up)
+            factor = warm_up_and_cosine(step, length, max(TRIAL_WARM_UP, self.settings.warm_up))
             try:
                 loss = self._stepper.take(step, rate * factor)
             except NotFiniteError:

@@ -137,19 +137,22 @@ class _Roles:
                     continue
                 if self._is_role(node, index, array):
                     return True
-                if self._passes(node, index):
+                if self._passes(node, index, array.size):
                     following = [output for output in node.outputs if output not in seen]
                     seen.update(following)
                     pending.extend(following)
         return False
 
-    def _passes(self, node: ir.Node, index: int) -> bool:
-        """Whether a weight is still one after this."""
+    def _passes(self, node: ir.Node, index: int, size: int) -> bool:
+        """Whether a weight of so many numbers is still one after this.
+
+        A single number that meets constants is a factor in their making, such as a rate of samples.
+        """
         if node.op_type in _FOLLOWED:
             return index == 0
         if node.op_type in _RESCALED:
             other = node.inputs[1 - index]
-            return other is not None and other not in self._moving
+            return size > 1 and other is not None and other not in self._moving
         return node.op_type == "Concat" and not any(
             value in self._moving for value in node.inputs if value is not None
         )

@@ -95,6 +95,19 @@ class TestParameters:
         assert set(module.weights) == set(tensors) - kept
         assert_like_the_runtime(proto, module, floats(2, 3, 5, 4))
 
+    def test_a_number_in_the_making_of_a_kernel_is_none(self) -> None:
+        """A rate of samples is no weight; the kernel that is rescaled by it is."""
+        nodes = [
+            node("Div", "kernel rate", "slower"),
+            node("Mul", "gain slower", "w"),
+            node("Conv", "x w", "y"),
+        ]
+        tensors = {"kernel": floats(4, 3, 1, 1), "rate": np.float32(441), "gain": np.float32(2)}
+        proto = model(nodes, tensors)
+        module = imported(proto)
+        assert set(module.weights) == {"kernel"}
+        assert_like_the_runtime(proto, module, floats(2, 3, 5, 4))
+
     def test_of_a_transformer(self) -> None:
         nodes = [
             node("MatMul", "x patches", "p"),
