@@ -43,6 +43,18 @@ class TensorWatch:
     def _fresh(self) -> dict[ObserverSpec[Any], Observer]:
         return {spec: spec.start() for spec in self._specs}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Observers that have seen nothing do not travel: they are many zeros."""
+        state = dict(self.__dict__)
+        if not (self._settled or self.given_up):
+            del state["observers"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "observers" not in state:
+            self.observers = self._fresh()
+
     @property
     def takes_blocks(self) -> bool:
         """Whether the tensor may be shown with channels that lie together."""

@@ -57,6 +57,34 @@ class AimOptions(OptionGroup):
     ] = None
 
 
+@dataclasses.dataclass(frozen=True)
+class GuardOptions(OptionGroup):
+    """How the result is held against the original."""
+
+    verify_each: Annotated[
+        bool, typer.Option("--verify-each", help="Compare outputs after each pass, not just once.")
+    ] = False
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not run the models at all.")
+    ] = False
+    no_speed_guard: Annotated[
+        bool, typer.Option("--no-speed-guard", help="Do not time the result against the original.")
+    ] = False
+
+    def settings(self) -> dict[str, Any]:
+        """What is chosen, by the name of the setting; None for what is not.
+
+        Raises:
+            typer.BadParameter: When options contradict each other.
+        """
+        if self.verify_each and self.no_verify:
+            raise typer.BadParameter("--verify-each and --no-verify contradict each other")
+        return {
+            "verify": "each" if self.verify_each else "off" if self.no_verify else None,
+            "guard_speed": False if self.no_speed_guard else None,
+        }
+
+
 @reports_failures()
 @takes_option_groups
 def optimize(
@@ -80,15 +108,7 @@ def optimize(
     ] = None,
     recipe: Recipe = None,
     feeds: FeedOptions,
-    verify_each: Annotated[
-        bool, typer.Option("--verify-each", help="Compare outputs after each pass, not just once.")
-    ] = False,
-    no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Do not run the models at all.")
-    ] = False,
-    no_speed_guard: Annotated[
-        bool, typer.Option("--no-speed-guard", help="Do not time the result against the original.")
-    ] = False,
+    guards: GuardOptions,
     tolerance: Tolerances = None,
     threads: Threads = None,
     seconds: Seconds = None,
@@ -121,13 +141,10 @@ def optimize(
     far as the answers stay within the budget (--min-sqnr and the like). '--passes exact' leaves
     that out.
     """
-    if verify_each and no_verify:
-        raise typer.BadParameter("--verify-each and --no-verify contradict each other")
     given: dict[str, Any] = {
         "passes": passes,
         "skip": _split(skip),
-        "verify": "each" if verify_each else "off" if no_verify else None,
-        "guard_speed": False if no_speed_guard else None,
+        **guards.settings(),
         "data": feeds.data,
         "shapes": shapes_from_texts(feeds.shapes) or None,
         "threads": threads,
