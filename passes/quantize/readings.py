@@ -62,7 +62,7 @@ class Reading:
         if self.factors is not None:
             rows = rows / self.factors[:, None, :].astype(np.float32)
         outputs = rows @ matrix.astype(np.float32, copy=False)
-        return float(np.square(outputs).sum(dtype=np.float64)) / rows.shape[1]
+        return float(np.square(outputs).sum(dtype=np.float64)) / int(rows.shape[1])
 
     def divided(self, factors: Array, ends: Range) -> Reading:
         """The same product of an input that is divided, with weights that make up for it.
