@@ -2,16 +2,16 @@
 
 Usage::
 
-    python -m models.fashion_resnet.samples --data DATA --out samples
-    python -m benchmarks.ablation samples                    # what is missing in the results
-    python -m benchmarks.ablation samples --seeds 0          # one seed at a time
+    python -m benchmarks.ablation DATA                       # what is missing in the results
+    python -m benchmarks.ablation DATA --seeds 0             # one seed at a time
     python -m benchmarks.ablation --page                     # only the table
 
-The teacher of ``models/fashion_resnet`` is pruned once, as its recipe says, and then trained on
-labels alone, on the teacher alone, and on both, each with the recipe's loop and each quantized
-afterwards without a budget. Counted are right answers on the 10,000 test images, which nothing was
-trained on or chosen by. One training takes a quarter of an hour on one core; an interrupted one
-goes on where it stopped, as long as the folder ``--work`` stays.
+DATA is a folder with ``fashion_mnist.npz``. The teacher of ``models/fashion_resnet`` is pruned
+once, as its recipe says, and then trained on labels alone, on the teacher alone, and on both, each
+with the recipe's loop and each quantized afterwards without a budget. Counted are right answers on
+the 10,000 test images, which nothing was trained on or chosen by; each model is timed in turn with
+the teacher. One training takes two to three minutes on an idle core; an interrupted one goes on
+where it stopped, as long as the folder ``--work`` stays.
 """
 
 from __future__ import annotations
@@ -27,9 +27,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import Results
+from models.fashion_mnist import dataset
 from models.fashion_mnist.evaluate import count_correct
+from models.fashion_resnet.samples import write
+from onnxopt.runtime.statistics import ratio
+from onnxopt.runtime.trial import race
+from onnxopt.runtime.worker import shared_worker
 
-__all__ = ["main", "table"]
+__all__ = ["main", "table", "write_page"]
 
 _FOLDER = pathlib.Path(__file__).parents[1] / "models" / "fashion_resnet"
 _TEACHER, _RECIPE = _FOLDER / "teacher.onnx", _FOLDER / "recipe.toml"
@@ -44,21 +49,26 @@ _NAMES = {
     "both": "both, half and half",
 }
 _CALIBRATION = 512
+_RACE_SECONDS = 4.0
+_WORK = pathlib.Path(__file__).parent / ".ablation"
+_PAGE = _FOLDER / "README.md"
+_MARKS = "<!-- ablation -->\n", "<!-- end -->"
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("samples", nargs="?", type=pathlib.Path, help="train.npz and test.npz")
+    parser.add_argument("data", nargs="?", type=pathlib.Path, help="where fashion_mnist.npz is")
     parser.add_argument("--seeds", nargs="+", type=int, default=_SEEDS)
     parser.add_argument("--trainings", nargs="+", default=list(_TRAININGS), choices=_TRAININGS)
-    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("ablation"))
+    parser.add_argument("--work", type=pathlib.Path, default=_WORK)
     parser.add_argument("--page", action="store_true", help="write the table and measure nothing")
     chosen = parser.parse_args(arguments)
     results = Results("ablation")
     if not chosen.page:
-        if chosen.samples is None:
-            parser.error("say where train.npz and test.npz are")
-        _Ablation(chosen.samples, chosen.work, results).run(chosen.seeds, chosen.trainings)
+        if chosen.data is None:
+            parser.error("say which folder fashion_mnist.npz is in")
+        _Ablation(chosen.data, chosen.work, results).run(chosen.seeds, chosen.trainings)
+    write_page(results)
     print(table(results))
 
 
@@ -66,16 +76,18 @@ class _Ablation:
     """One run over what is missing.
 
     Args:
-        samples: Folder of ``train.npz`` and ``test.npz``.
+        data: Folder of ``fashion_mnist.npz``.
         work: Folder for models.
         results: Where to note what is found.
     """
 
-    def __init__(self, samples: pathlib.Path, work: pathlib.Path, results: Results) -> None:
-        self._train, self._test = samples / "train.npz", samples / "test.npz"
+    def __init__(self, data: pathlib.Path, work: pathlib.Path, results: Results) -> None:
+        self._train, self._test = work / "train.npz", work / "test.npz"
         self._work, self._results = work, results
         self._calibration = work / "calibration"
         self._calibration.mkdir(parents=True, exist_ok=True)
+        if not self._test.exists():
+            write(dataset.load(data / "fashion_mnist.npz"), work)
         with np.load(self._train) as arrays:
             images = arrays["image"]
         step = len(images) // _CALIBRATION
@@ -93,14 +105,27 @@ class _Ablation:
                 key = f"{name}/{seed}"
                 if key in self._results and f"{key}/int8" in self._results:
                     continue
-                path, facts = self._trained(pruned, name, seed)
-                self._count(key, path, facts)
+                path = self._work / f"{name}-{seed}.onnx"
+                if key not in self._results or not path.exists():
+                    facts = self._train_student(pruned, path, name, seed)
+                    self._count(key, path, facts)
                 self._count(f"{key}/int8", self._quantized(path))
 
     def _count(self, key: str, path: pathlib.Path, facts: dict[str, Any] | None = None) -> None:
         if key not in self._results:
             correct, images = count_correct(path, self._test)
-            self._results[key] = {"correct": correct, "images": images, **(facts or {})}
+            row: dict[str, Any] = {
+                "correct": correct,
+                "images": images,
+                "bytes": path.stat().st_size,
+            }
+            if path != _TEACHER:
+                with np.load(self._test) as arrays:
+                    feed = {"image": arrays["image"][:1]}
+                times = race(shared_worker(), [_TEACHER, path], feed, seconds=_RACE_SECONDS)
+                speed = ratio(*times)
+                row["speed"] = [speed.median, speed.low, speed.high]
+            self._results[key] = {**row, **(facts or {})}
             print(f"{key}: {correct / images:.2%}", file=sys.stderr)
 
     def _pruned(self) -> pathlib.Path:
@@ -125,9 +150,9 @@ class _Ablation:
             optimize(source, out, settings)
         return out
 
-    def _trained(
-        self, student: pathlib.Path, name: str, seed: int
-    ) -> tuple[pathlib.Path, dict[str, Any]]:
+    def _train_student(
+        self, student: pathlib.Path, out: pathlib.Path, name: str, seed: int
+    ) -> dict[str, Any]:
         from onnxopt.compress_recipe import read_compress_recipe
         from onnxopt.training.distillation import distill
 
@@ -140,7 +165,6 @@ class _Ablation:
             training=dataclasses.replace(settings.training, seed=seed),
             threads=1,
         )
-        out = self._work / f"{name}-{seed}.onnx"
         report = distill(
             _TEACHER,
             student,
@@ -150,30 +174,56 @@ class _Ablation:
             checkpoint=out.with_suffix(".checkpoint"),
             on_step=lambda step: print(f"\r{name}/{seed}: {step}\033[K", end="", file=sys.stderr),
         )
-        facts = {
+        return {
             "learning_rate": report.training.peak_learning_rate,
             "steps": report.training.steps,
             "seconds": report.seconds,
         }
-        return out, facts
+
+
+def write_page(results: Results) -> None:
+    """Put the table between its marks into the example's README."""
+    begin, end = _MARKS
+    before, _, rest = _PAGE.read_text().partition(begin)
+    _PAGE.write_text(f"{before}{begin}{table(results)}\n{end}{rest.partition(end)[2]}")
 
 
 def table(results: Results) -> str:
-    """The accuracies as a table, one row a way of training."""
-    lines = ["| | float32 | int8 |", "| --- | --- | --- |"]
+    """Accuracy, size and speed, one row a way of training; of several seeds the mean and each."""
+    size = results["original"]["bytes"] if "bytes" in results.get("original", {}) else None
+    lines = [
+        "| | float32 | int8 | file, int8 | speed, int8 |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for name, title in _NAMES.items():
         cells = [_cell(_shares(results, name, end)) for end in ("", "/int8")]
-        if any(cells):
-            lines.append(f"| {title} | {' | '.join(cells)} |")
+        if not any(cells):
+            continue
+        quantized = [row for row in _rows(results, name, "/int8") if "speed" in row]
+        cells += ["", ""]
+        if quantized and size:
+            smaller = size / max(row["bytes"] for row in quantized)
+            speeds = [row["speed"][0] for row in quantized]
+            cells[2:] = [f"{smaller:.1f}x smaller", _span(speeds)]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _shares(results: Results, name: str, end: str) -> Iterator[float]:
+def _span(speeds: list[float]) -> str:
+    low, high = f"{min(speeds):.2f}x", f"{max(speeds):.2f}x"
+    return low if low == high else f"{low} to {high}"
+
+
+def _rows(results: Results, name: str, end: str) -> Iterator[dict[str, Any]]:
     keys = [name] if name not in _TRAININGS else [f"{name}/{seed}" for seed in _SEEDS]
     for key in keys:
         if f"{key}{end}" in results:
-            row = results[f"{key}{end}"]
-            yield row["correct"] / row["images"]
+            yield results[f"{key}{end}"]
+
+
+def _shares(results: Results, name: str, end: str) -> Iterator[float]:
+    for row in _rows(results, name, end):
+        yield row["correct"] / row["images"]
 
 
 def _cell(shares: Iterator[float]) -> str:

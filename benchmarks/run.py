@@ -151,6 +151,7 @@ PARTS = (
         only="lite0-folded",
         timed=False,
     ),
+    Part("ablation", "benchmarks.ablation", 30, ("DATA",), only="fashion_mnist", fresh=False),
     Part(
         "importer",
         "benchmarks.importer",

@@ -14,20 +14,24 @@ import numpy as np
 from models.fashion_mnist import dataset
 
 
+def write(data: dataset.FashionMnist, folder: Path) -> None:
+    """Write both files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, images, labels in (
+        ("train", data.train_images, data.train_labels),
+        ("test", data.test_images, data.test_labels),
+    ):
+        np.savez(folder / f"{name}.npz", image=dataset.as_input(images), label=labels)
+        print(f"{len(images):,} samples in {folder / name}.npz")
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Write train.npz and test.npz.")
     dataset.add_data_argument(parser)
     parser.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to")
     arguments = parser.parse_args()
-    data = dataset.load(arguments.data)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, images, labels in (
-        ("train", data.train_images, data.train_labels),
-        ("test", data.test_images, data.test_labels),
-    ):
-        np.savez(arguments.out / f"{name}.npz", image=dataset.as_input(images), label=labels)
-        print(f"{len(images):,} samples in {arguments.out / name}.npz")
+    write(dataset.load(arguments.data), arguments.out)
 
 
 if __name__ == "__main__":

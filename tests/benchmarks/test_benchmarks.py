@@ -261,23 +261,34 @@ def test_the_ablation_measures_what_is_missing(
 
     teacher = models.balanced(models.convolutional(16))
     paths = models.write(tmp_path, teacher=teacher)
-    paths["data"].rename(tmp_path / "test.npz")
+    work = tmp_path / "work"
+    work.mkdir()
+    paths["data"].rename(work / "test.npz")
     inputs = np.tile(models.images(), (2, 1, 1, 1))
     labels = run(teacher, {"image": inputs})[0].argmax(axis=1)
-    np.savez(tmp_path / "train.npz", image=inputs, label=labels)
+    np.savez(work / "train.npz", image=inputs, label=labels)
     recipe = tmp_path / "recipe.toml"
     loop = "steps = 30\npatience = 0\nlearning-rate = 0.02"
     recipe.write_text(f"amount = 0.5\n[distill.training]\n{loop}\n")
     monkeypatch.setattr(ablation, "_TEACHER", paths["teacher"])
     monkeypatch.setattr(ablation, "_RECIPE", recipe)
-    command = [str(tmp_path), "--work", str(tmp_path / "work"), "--seeds", "0"]
+    monkeypatch.setattr(ablation, "_RACE_SECONDS", 0.1)
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- ablation -->\nold\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(ablation, "_PAGE", page)
+    command = [str(tmp_path), "--work", str(work), "--seeds", "0"]
     ablation.main([*command, "--trainings", "both"])
     found = results.Results("ablation")
     assert set(found) == {"original", "pruned", "pruned/int8", "both/0", "both/0/int8"}
     assert found["original"]["correct"] == found["original"]["images"] == 300
     assert found["pruned"]["correct"] < found["both/0"]["correct"]
     assert found["both/0"]["steps"] == 30
+    assert found["both/0/int8"]["bytes"] < found["original"]["bytes"]
+    assert len(found["both/0/int8"]["speed"]) == 3
     monkeypatch.setattr(ablation, "_TEACHER", tmp_path / "gone.onnx")
     ablation.main([*command, "--trainings", "both"])  # nothing is measured twice
-    written = ablation.table(found)
+    written = page.read_text()
+    assert written.startswith("before\n<!-- ablation -->\n| |")
+    assert written.endswith("<!-- end -->\nafter\n")
     assert "| the teacher | 100.00% |" in written
+    assert "old" not in written
