@@ -10,6 +10,7 @@ from onnxopt.accuracy import fidelity
 from onnxopt.errors import RuntimeCrashError, RuntimeRefusalError
 from onnxopt.halving import first_that
 from onnxopt.numerics.decisions import Flips
+from onnxopt.numerics.prediction import most_noise
 from onnxopt.runtime.statistics import ratio, undisturbed
 from onnxopt.runtime.trial import race
 from onnxopt.search.finding import Finding, Point
@@ -26,9 +27,9 @@ _PUT_BACK: Mapping[Effort, int] = {"low": 0, "medium": 6, "high": 24}
 #: left without it if that takes so much of the time.
 _LEFT_ALONE, _NOTICEABLY = 8, 0.99
 #: Other samples may be worse than those that a plan was chosen by, the more so since the luckiest
-#: of many plans is chosen: so many standard errors of the noise are allowed for, and each time that
-#: other samples are worse indeed, so many more.
-_MARGIN, _WIDENED = 2.5, 1.0
+#: of many plans is chosen: so many standard deviations are allowed for, and each time that other
+#: samples are worse indeed, so many more.
+_MARGIN, _WIDENED = 1.8, 0.7
 #: Flips that are so small a part of the budget are none to do anything about; else plans are looked
 #: at so many steps further on, and one is taken that takes at most so many times as long.
 _HARDLY_ANY = 0.25
@@ -275,7 +276,7 @@ class _Search:
         budget = self._bench.budget
         over = budget.objection(judged.fidelity)
         if over is None and budget.min_sqnr is not None:
-            allowance = 10 * math.log10(1 + margin * judged.spread)
+            allowance = 10 * math.log10(most_noise(judged.spread, margin))
             careful = dataclasses.replace(budget, min_sqnr=budget.min_sqnr + allowance)
             over = careful.objection(judged.fidelity)
             if over is not None:
@@ -288,7 +289,7 @@ class _Search:
         if wanted is None or flips is None:
             return None
         # Luck does not help an estimate as it helps a count, so its error is for retries only.
-        most = flips.share + (margin - _MARGIN) * flips.error
+        most = flips.share + math.sqrt(2) * (margin - _MARGIN) * flips.error
         if most <= 1 - wanted:
             return None
         return (
