@@ -277,7 +277,7 @@ def test_nan_in_the_samples_keeps_what_there_is(paths: dict[str, pathlib.Path]) 
 def test_the_report_tells_which_learning_rates_were_tried(paths: dict[str, pathlib.Path]) -> None:
     loop = TrainingSettings(steps=120, batch_size=32, evaluations=4)
     report = run(paths, dataclasses.replace(FAST, training=loop))
-    note = next(each for each in report.notes if "chosen by short trials" in each)
+    note = next(each for each in report.notes if "chosen by trials of" in each)
     assert f"The learning rate {report.training.peak_learning_rate:g} was" in note
     assert all(f"with {each.rate:g}" in note for each in report.training.rate_trials)
     trials = json.loads(json.dumps(report.to_dict()))["training"]["rate_trials"]
