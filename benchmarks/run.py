@@ -151,7 +151,15 @@ PARTS = (
         only="lite0-folded",
         timed=False,
     ),
-    Part("ablation", "benchmarks.ablation", 30, ("DATA",), only="fashion_mnist", fresh=False),
+    Part(
+        "ablation",
+        "benchmarks.ablation",
+        28,
+        ("DATA",),
+        only="fashion_mnist",
+        fresh=False,
+        timed=False,
+    ),
     Part(
         "importer",
         "benchmarks.importer",
