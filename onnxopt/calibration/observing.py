@@ -15,7 +15,7 @@ from onnxopt.calibration.fingerprint import DIGEST_MODULUS, feed_digest, fingerp
 from onnxopt.calibration.observations import Observations
 from onnxopt.calibration.observer import ObserverSpec
 from onnxopt.calibration.piecework import observed_by_crew
-from onnxopt.calibration.sweep import Sweep
+from onnxopt.calibration.sweep import Seen, Sweep
 from onnxopt.calibration.watch import TensorWatch
 from onnxopt.data import Portable
 from onnxopt.errors import CalibrationError, SampleError
@@ -80,32 +80,57 @@ def observe(
     result.fingerprints = fingerprints(model, wanted)
     if known is not None and _digest(samples) == (known.samples, known.digest):
         _take_over(known, wanted, result)
-    missing = {
-        name: [spec for spec in specs if spec not in result.observers.get(name, {})]
-        for name, specs in wanted.items()
-    }
-    missing = {name: specs for name, specs in missing.items() if specs}
+    missing = _missing(wanted, result)
     if known is not None and not missing:
         result.samples, result.digest = known.samples, known.digest
         return result
     watches = {name: TensorWatch(specs, skip_unobservable) for name, specs in missing.items()}
+    total = _seen(model, samples, watches, worker, crew, threads, on_step)
+    if not total.samples:
+        raise CalibrationError("there are no samples to observe")
+    _take_in(total, result)
+    return result
+
+
+def _missing(
+    wanted: Mapping[str, Iterable[ObserverSpec[Any]]], result: Observations
+) -> dict[str, list[ObserverSpec[Any]]]:
+    """What is wanted and not in the result yet."""
+    missing = {
+        name: [spec for spec in specs if spec not in result.observers.get(name, {})]
+        for name, specs in wanted.items()
+    }
+    return {name: specs for name, specs in missing.items() if specs}
+
+
+def _seen(
+    model: ir.Model,
+    samples: Iterable[Feed],
+    watches: Mapping[str, TensorWatch],
+    worker: Worker | None,
+    crew: Crew,
+    threads: int,
+    on_step: Callable[[str], None],
+) -> Seen:
+    """Run the model on all samples, here or by a crew, and see what the watches are for."""
     blocks = any(node.op_type == "Conv" for node in model.graph)
     try:
-        with _observable(model, missing) as path:
-            if isinstance(crew, Alone):
-                chosen = worker or shared_worker()
-                with Sweep(path, watches, chosen, threads, let_through=blocks) as sweep:
-                    total = sweep.all_pieces(samples, on_step)
-            else:
-                total = observed_by_crew(
+        with _observable(model, watches) as path:
+            if not isinstance(crew, Alone):
+                return observed_by_crew(
                     crew, path, samples, watches, threads, on_step, let_through=blocks
                 )
+            chosen = worker or shared_worker()
+            with Sweep(path, watches, chosen, threads, let_through=blocks) as sweep:
+                return sweep.all_pieces(samples, on_step)
     except SampleError as error:
         if not isinstance(samples, Portable) or not isinstance(error.sample, int):
             raise
         raise SampleError(error.problem, samples.place(error.sample)) from error
-    if not total.samples:
-        raise CalibrationError("there are no samples to observe")
+
+
+def _take_in(total: Seen, result: Observations) -> None:
+    """Put what was seen into the result, and why some of it was given up."""
     result.samples, result.digest = total.samples, total.digest
     for name, watch in total.watches.items():
         if watch.given_up:
@@ -113,7 +138,6 @@ def observe(
             result.observers.pop(name, None)
         else:
             result.observers.setdefault(name, {}).update(watch.observers)
-    return result
 
 
 def _in_order(model: ir.Model, names: Iterable[str]) -> list[str]:
