@@ -71,7 +71,7 @@ def _quantization() -> list[str]:
     return [
         "## Quantization",
         "",
-        "Calibrated on 32 inputs, judged on 32 others (classifiers on 200); "
+        "Calibrated on 32 inputs, judged on 32 others (classifiers and recognition on 200); "
         f"{_circumstances(results)}. More in [quantization.md](quantization.md).",
         "",
         quantization.table(results),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pathlib
 import time
@@ -367,6 +368,7 @@ class _Run:
         """Hold PyTorch's answers against ONNX Runtime's before anything is trained.
 
         Raises:
+            FeedError: When answers hold NaN because an input does.
             ModelError: When they differ.
         """
         module.eval()
@@ -379,6 +381,8 @@ class _Run:
                 continue
             most = max(float(np.abs(one).max()), 1e-6)
             off = float(np.abs(one.astype(np.float64) - other).max()) / most
+            if math.isnan(off):
+                _check_inputs(feed)
             if not off <= tolerance:
                 raise ModelError(
                     f"output '{name}' of {self.student_path} is off by {off:.1%} in PyTorch: the "
@@ -399,6 +403,15 @@ class _Run:
             self.notes.append(f"Training stopped: {result.stopped}.")
         if result.failed:
             self.notes.append("The best student from before that was kept.")
+
+
+def _check_inputs(feed: Arrays) -> None:
+    for name, each in feed.items():
+        if each.dtype.kind == "f" and not np.isfinite(each).all():
+            raise FeedError(
+                f"input '{name}' holds NaN or infinity in the samples that are tried first: look "
+                "at how samples are made, or take these out"
+            )
 
 
 def _rounds(model: ir.Model) -> bool:

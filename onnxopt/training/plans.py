@@ -242,7 +242,32 @@ def plan_task(
     shapes = ", ".join(
         f"'{plan.name}' {plan.kind} {list(outputs[0][plan.name].shape)}" for plan in candidates
     )
-    raise FeedError(f"{label} fit no output ({shapes}); leave labels out to train without them")
+    advice = _advice(candidates, outputs, labels) or "leave labels out to train without them"
+    raise FeedError(f"{label} fit no output ({shapes}); {advice}")
+
+
+def _advice(
+    plans: Sequence[OutputPlan], outputs: Sequence[Mapping[str, Array]], labels: Sequence[Array]
+) -> str:
+    """What to do where labels are classes of an output that is not taken for scores of classes."""
+    for plan in plans:
+        arrays = [each[plan.name] for each in outputs]
+        if (
+            labels[0].dtype.kind not in "iu"
+            or plan.kind.has_classes
+            or any(
+                array.shape[:-1] != label.shape for array, label in zip(arrays, labels, strict=True)
+            )
+        ):
+            continue
+        count, most = arrays[0].shape[-1], max(int(label.max(initial=0)) for label in labels)
+        if most >= count:
+            return (
+                f"label {most} is out of range if '{plan.name}' holds scores of {count} classes, "
+                f"from 0 to {count - 1}"
+            )
+        return f"if '{plan.name}' holds scores of {count} classes, add --kind {plan.name}=logits"
+    return ""
 
 
 def check_labels(task: TaskPlan, labels: Sequence[Array]) -> None:

@@ -199,6 +199,24 @@ def test_labels_out_of_range(paths: dict[str, pathlib.Path]) -> None:
     assert not paths["out"].exists()
 
 
+def test_labels_out_of_range_of_what_may_be_classes(tmp_path: pathlib.Path) -> None:
+    teacher = models.convolutional()  # its logits do not look like it
+    paths = models.write(tmp_path, teacher=teacher, student=models.noisy(teacher))
+    paths["out"] = tmp_path / "out.onnx"
+    labels = np.full(300, 7, np.int64)
+    np.savez(paths["data"], image=models.images(), label=labels)
+    with pytest.raises(FeedError, match=r"label 7 is out of range if 'logits' .*, from 0 to 4"):
+        run(paths, dataclasses.replace(FAST, labels="label"))
+    assert not paths["out"].exists()
+
+
+def test_nan_in_all_samples(paths: dict[str, pathlib.Path]) -> None:
+    np.savez(paths["data"], image=np.full_like(models.images(), np.nan))
+    with pytest.raises(FeedError, match="input 'image' holds NaN or infinity"):
+        run(paths)
+    assert not paths["out"].exists()
+
+
 def test_fewer_labels_than_samples(paths: dict[str, pathlib.Path]) -> None:
     np.savez(paths["data"], image=models.images(), label=np.zeros(7, np.int64))
     with pytest.raises(FeedError, match="7 labels 'label' for 300 samples"):
