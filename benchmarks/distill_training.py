@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.importer_training import PAIRS, Pair
+from benchmarks.processes import own_peak_kib
 
 #: Steps that are not timed: in them the teacher is asked, and memory is taken for the first time.
 _WARM_UP = 3
@@ -53,7 +53,7 @@ def main() -> None:
     if what == "time":
         print(json.dumps(seconds))
     else:
-        print(json.dumps({"peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+        print(json.dumps({"peak_kib": own_peak_kib()}))
 
 
 def _answers(pair: Pair, inputs: tuple[Any, ...]) -> dict[str, Any]:

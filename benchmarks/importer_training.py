@@ -16,7 +16,6 @@ import importlib
 import json
 import logging
 import pathlib
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.processes import own_peak_kib
 from benchmarks.zoo import model_path
 from benchmarks.zoo_packages import minilm_network
 
@@ -111,7 +111,7 @@ def main() -> None:
         step = _trainer(makers[what](), inputs)
         for _ in range(_WARM_UP + 1):
             step()
-        print(json.dumps({"peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+        print(json.dumps({"peak_kib": own_peak_kib()}))
         return
     steps = {each: _trainer(make(), inputs) for each, make in makers.items()}
     for step in steps.values():

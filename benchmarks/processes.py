@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-__all__ = ["ProcessCost", "measure"]
+__all__ = ["ProcessCost", "measure", "own_peak_kib"]
 
 _SAMPLE_SECONDS = 0.05
 
@@ -76,3 +76,13 @@ def _tree_bytes(root: int) -> int:
         except (OSError, ValueError):
             continue  # it ended meanwhile
     return total
+
+
+def own_peak_kib() -> int:
+    """Largest resident size of this process so far.
+
+    Not of `resource.getrusage`, which begins with the size of the process that started this one.
+    """
+    status = pathlib.Path("/proc/self/status").read_text()
+    (line,) = (each for each in status.splitlines() if each.startswith("VmHWM:"))
+    return int(line.split()[1])

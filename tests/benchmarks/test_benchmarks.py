@@ -292,3 +292,10 @@ def test_the_ablation_measures_what_is_missing(
     assert written.endswith("<!-- end -->\nafter\n")
     assert "| the teacher | 100.00% |" in written
     assert "old" not in written
+
+
+def test_a_small_process_of_a_large_one_has_a_small_peak() -> None:
+    ballast = np.ones(1 << 25)  # 256 MiB, which a child's getrusage would begin with
+    code = "from benchmarks.processes import own_peak_kib; print(own_peak_kib())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert 0 < int(done.stdout) < ballast.nbytes // 1024
