@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.markdown import between_marks, span
 from benchmarks.results import Results
 from models.fashion_mnist import dataset
 from models.fashion_mnist.evaluate import count_correct
@@ -52,7 +53,6 @@ _CALIBRATION = 512
 _RACE_SECONDS = 4.0
 _WORK = pathlib.Path(__file__).parent / ".ablation"
 _PAGE = _FOLDER / "README.md"
-_MARKS = "<!-- ablation -->\n", "<!-- end -->"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -183,9 +183,7 @@ class _Ablation:
 
 def write_page(results: Results) -> None:
     """Put the table between its marks into the example's README."""
-    begin, end = _MARKS
-    before, _, rest = _PAGE.read_text().partition(begin)
-    _PAGE.write_text(f"{before}{begin}{table(results)}\n{end}{rest.partition(end)[2]}")
+    _PAGE.write_text(between_marks(_PAGE.read_text(), "ablation", f"{table(results)}\n"))
 
 
 def table(results: Results) -> str:
@@ -204,14 +202,9 @@ def table(results: Results) -> str:
         if quantized and size:
             smaller = size / max(row["bytes"] for row in quantized)
             speeds = [row["speed"][0] for row in quantized]
-            cells[2:] = [f"{smaller:.1f}x smaller", _span(speeds)]
+            cells[2:] = [f"{smaller:.1f}x smaller", span(speeds)]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _span(speeds: list[float]) -> str:
-    low, high = f"{min(speeds):.2f}x", f"{max(speeds):.2f}x"
-    return low if low == high else f"{low} to {high}"
 
 
 def _rows(results: Results, name: str, end: str) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import pathlib
 from collections.abc import Sequence
 
+from benchmarks.markdown import between_marks
 from benchmarks.results import FOLDER, Results
 from onnxopt.calibration.lots import DRAWN
 
@@ -24,9 +25,7 @@ def write(results: Results) -> None:
     """Put the tables between the marks in the page."""
     text = _PAGE.read_text()
     for mark, table in (("cost", _cost(results)), ("fidelity", _fidelity(results))):
-        before, _, rest = text.partition(f"<!-- {mark} -->\n")
-        _, _, after = rest.partition("<!-- end -->")
-        text = f"{before}<!-- {mark} -->\n{table}\n<!-- end -->{after}"
+        text = between_marks(text, mark, f"{table}\n")
     _PAGE.write_text(text)
 
 

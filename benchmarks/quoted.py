@@ -6,13 +6,13 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks.markdown import between_marks, span
 from benchmarks.peers import TOOLS
 from benchmarks.results import Results
 
 __all__ = ["write"]
 
 _README = pathlib.Path(__file__).parents[1] / "README.md"
-_END = "<!-- end -->"
 _SIMPLIFIED = {
     "PP-OCR detection": "ocr-det",
     "PP-OCR recognition": "ocr-rec",
@@ -39,9 +39,7 @@ def write() -> None:
     text = _README.read_text()
     quoted = {"demo": _demo(), "simplified": _simplified(), "quantized": _quantized()}
     for name, lines in quoted.items():
-        before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        quote, _, after = rest.partition(_END)
-        text = before + mark + ("".join(f"{line}\n" for line in lines) or quote) + _END + after
+        text = between_marks(text, name, "".join(f"{line}\n" for line in lines))
     _README.write_text(text)
 
 
@@ -73,7 +71,7 @@ def _simplified() -> Iterator[str]:
         cells = [_nodes(row, nodes >= _MANY) for row in (ours, best)]
         speeds = [row["speed"]["median"] for row in others if row.get("speed")]
         own = f"{ours['speed']['median']:.2f}x" if ours.get("speed") else ""
-        yield f"| {words} | {nodes:,} | {cells[0]} | {cells[1]} | {own} | {_span(speeds)} |"
+        yield f"| {words} | {nodes:,} | {cells[0]} | {cells[1]} | {own} | {span(speeds)} |"
 
 
 def _nodes(row: Mapping[str, Any], with_cost: bool) -> str:
@@ -81,13 +79,6 @@ def _nodes(row: Mapping[str, Any], with_cost: bool) -> str:
     if with_cost:
         text += f" in {row['seconds']:.1f} s, {row['peak_bytes'] / 1e9:.1f} GB"
     return text
-
-
-def _span(speeds: list[float]) -> str:
-    if not speeds:
-        return ""
-    low, high = f"{min(speeds):.2f}x", f"{max(speeds):.2f}x"
-    return low if low == high else f"{low} to {high}"
 
 
 def _quantized() -> Iterator[str]:

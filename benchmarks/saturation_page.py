@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 
+from benchmarks.markdown import between_marks
 from benchmarks.results import FOLDER, Results
 from benchmarks.saturation_kernels import NAMES
 
@@ -17,9 +18,7 @@ def write(results: Results) -> None:
     """Put the tables between their marks into the page, which is kept otherwise."""
     text = _PAGE.read_text()
     for mark, table in (("kernels", _kernels(results)), ("saturated", _models(results))):
-        before, _, rest = text.partition(f"<!-- {mark} -->\n")
-        after = rest.partition("<!-- end -->")[2]
-        text = f"{before}<!-- {mark} -->\n{table}\n<!-- end -->{after}"
+        text = between_marks(text, mark, f"{table}\n")
     _PAGE.write_text(text)
 
 

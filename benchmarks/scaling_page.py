@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from benchmarks.markdown import between_marks
 from benchmarks.results import FOLDER, Results
 
 __all__ = ["plan", "write"]
@@ -15,7 +16,6 @@ __all__ = ["plan", "write"]
 _PAGE = pathlib.Path(__file__).parents[1] / "docs" / "scale.md"
 _SAMPLES = 10_000_000
 _MODELS = 10_000
-_END = "<!-- end -->"
 
 
 def write(results: Results) -> None:
@@ -27,8 +27,7 @@ def write(results: Results) -> None:
         ("units", _table(_units(results))),
         ("plans", _table(_plans(text, results))),
     ):
-        before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        text = before + mark + content + "\n" + _END + rest.partition(_END)[2]
+        text = between_marks(text, name, f"{content}\n")
     _PAGE.write_text(text)
 
 

@@ -74,7 +74,8 @@ def optimize(
         _on_disk(source) as path,
         _no_garbage_collection(),
     ):
-        get_ready(crew)
+        if settings.data is not None:  # else there is nothing to observe
+            get_ready(crew)
         written_to = None if target is None else pathlib.Path(target)
         run = _Run(path, written_to, settings, crew, on_step)
         report = run.run()

@@ -276,10 +276,14 @@ class _Search:
         budget = self._bench.budget
         over = budget.objection(judged.fidelity)
         if over is None and budget.min_sqnr is not None:
-            allowance = 10 * math.log10(most_noise(judged.spread, margin))
-            careful = dataclasses.replace(budget, min_sqnr=budget.min_sqnr + allowance)
+            factor = most_noise(judged.spread, margin)
+            careful = dataclasses.replace(
+                budget, min_sqnr=budget.min_sqnr + 10 * math.log10(factor)
+            )
             over = careful.objection(judged.fidelity)
-            if over is not None:
+            if over is not None and math.isinf(factor):
+                over = "so few samples make the noise that nothing can be said of others"
+            elif over is not None:
                 over += f": {budget.min_sqnr:g} dB, and what other samples may take of it"
         return over or self._too_many(judged.flips, margin)
 

@@ -30,7 +30,7 @@ from onnxopt.training.data import Batch, TrainingData, find_stacking, read_train
 from onnxopt.training.distill_report import DistillReport
 from onnxopt.training.distill_settings import DistillSettings
 from onnxopt.training.distiller import Augment, Distiller, TrainingResult
-from onnxopt.training.finishing import Finisher
+from onnxopt.training.finishing import Finished, Finisher
 from onnxopt.training.hints import projections
 from onnxopt.training.importer import import_model
 from onnxopt.training.judging import first_batches
@@ -157,27 +157,9 @@ class _Run:
             objective = self._objective(data, looked_at, task_loss)
             scales = quantizer_scales(model) if settings.learn_scales else []
             normalizations = self._normalize(model, data)
-            names = [*teacher.names, *hints]
-            inner = [*teacher.names, *hints.values()]
-            module = import_model(
-                model,
-                outputs=inner,
-                trainable=settings.trainable,
-                learned_scales=settings.learn_scales,
-                frozen=settings.frozen,
-                batch_statistics=self._takes_statistics(model, data),
-            )
-            self._tell_integer_products(model, module)
-            named = NamedModule(module, module.input_names, names)
-            self._check_import(named, model, data.feed(0), looked_at.student[0])
-            extra = nn.ModuleDict()
-            if hints:
-                torch.manual_seed(settings.training.seed)
-                found = projections(objective.outputs, looked_at.student[0], looked_at.teacher[0])
-                objective.projections = found
-                extra = nn.ModuleDict({str(at): each for at, each in enumerate(found.values())})
+            module, student = self._student(model, data, teacher, looked_at)
             distiller = Distiller(
-                named,
+                student,
                 teacher,
                 data,
                 objective,
@@ -188,7 +170,7 @@ class _Run:
                 scales=trained_scales(module, scales),
                 low_bit=low_bit_weights(module, settings),
                 augment=augment,
-                extra=extra,
+                extra=self._projections(objective, looked_at),
                 checkpoint=checkpoint,
                 mark=self._mark(given) if checkpoint is not None else "",
                 on_progress=lambda progress: self.on_step(progress.text),
@@ -208,12 +190,7 @@ class _Run:
                 threads=settings.threads,
                 external_data=settings.external_data,
             )
-            if changed and settings.recalibrate and not settings.learn_scales and _rounds(model):
-                self.on_step("choosing ranges anew")
-                model, changed = finisher.with_new_ranges(model, changed, self._some(data))
-            target = self.target if self.processes.is_first else None
-            finished = finisher.write(model, changed, target)
-            self.notes += finisher.notes
+            finished = self._finish(finisher, model, changed, data)
             distiller.forget()
         return DistillReport(
             teacher=str(self.teacher_path),
@@ -277,6 +254,33 @@ class _Run:
             )
         labels = None if data.labels is None else [data.labels[number] for number in numbers]
         return LookedAt(feeds, wanted, given, labels)
+
+    def _student(
+        self, model: ir.Model, data: TrainingData, teacher: OnnxTeacher, looked_at: LookedAt
+    ) -> tuple[OnnxModule, NamedModule]:
+        """The student in PyTorch, bare and with the teacher's names for what it gives."""
+        hints, settings = self.settings.hints, self.settings
+        module = import_model(
+            model,
+            outputs=[*teacher.names, *hints.values()],
+            trainable=settings.trainable,
+            learned_scales=settings.learn_scales,
+            frozen=settings.frozen,
+            batch_statistics=self._takes_statistics(model, data),
+        )
+        self._tell_integer_products(model, module)
+        named = NamedModule(module, module.input_names, [*teacher.names, *hints])
+        self._check_import(named, model, data.feed(0), looked_at.student[0])
+        return module, named
+
+    def _projections(self, objective: Objective, looked_at: LookedAt) -> nn.ModuleDict:
+        """What lays hints of other widths to one another; it is trained too."""
+        if not self.settings.hints:
+            return nn.ModuleDict()
+        torch.manual_seed(self.settings.training.seed)
+        found = projections(objective.outputs, looked_at.student[0], looked_at.teacher[0])
+        objective.projections = found
+        return nn.ModuleDict({str(at): each for at, each in enumerate(found.values())})
 
     def _objective(
         self, data: TrainingData, looked_at: LookedAt, task_loss: TaskLoss | None
@@ -395,6 +399,18 @@ class _Run:
         return fingerprint(self.teacher_path, self.student_path, *facts)
 
     # After the training
+
+    def _finish(
+        self, finisher: Finisher, model: ir.Model, changed: list[str], data: TrainingData
+    ) -> Finished:
+        """Choose ranges anew where that is due, and write what is better."""
+        settings = self.settings
+        if changed and settings.recalibrate and not settings.learn_scales and _rounds(model):
+            self.on_step("choosing ranges anew")
+            model, changed = finisher.with_new_ranges(model, changed, self._some(data))
+        finished = finisher.write(model, changed, self.target if self.processes.is_first else None)
+        self.notes += finisher.notes
+        return finished
 
     def _tell_of(self, result: TrainingResult) -> None:
         if result.rate_trials:
