@@ -86,15 +86,19 @@ class Sums:
         return first != second
 
 
-def _bench(worker: Worker, budget: Budget) -> Workbench:
+def _bench(worker: Worker, budget: Budget, uneven: bool = False) -> Workbench:
     generator = np.random.default_rng(0)
-    feeds = [
+    feeds: list[dict[str, np.ndarray]] = [
         {
             f"x{index}": generator.standard_normal((1, 64)).astype(np.float32)
             for index in range(len(_NOISE) + 1)
         }
         for _ in range(12)
     ]
+    if uneven:  # as much noise altogether, but one sample of those that plans are chosen by has it
+        for number, feed in enumerate(feeds[:8]):
+            for index in range(1, len(_NOISE) + 1):
+                feed[f"x{index}"] *= np.float32(np.sqrt(8) if number == 3 else 0.01)
     return Workbench(
         source=pathlib.Path("unused"),
         calibration=Samples(lambda: feeds[:8]),
@@ -123,6 +127,17 @@ def test_what_makes_most_noise_for_its_gain_is_given_up_first(
     assert all(finding.left.values())
     for region, noise in _NOISE.items():
         assert finding.noise[region, "rough"] == pytest.approx(noise**2, rel=0.4)
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_noise_that_is_the_work_of_one_sample_may_be_worse_elsewhere(
+    uneven: bool, tmp_path: pathlib.Path
+) -> None:
+    budget = Budget(min_sqnr=5.0, min_agreement=None)
+    finding = search(Sums(tmp_path), _bench(shared_worker(), budget, uneven))
+    careful = [point for point in finding.curve if "what other samples may take" in point.objection]
+    assert bool(careful) is uneven
+    assert (finding.choices.keys() == _NOISE.keys()) is not uneven
 
 
 @pytest.mark.parametrize(("decibels", "few"), [(45.0, True), (12.0, False), (None, False)])
